@@ -120,3 +120,32 @@ pub trait Plan: Send {
         &[]
     }
 }
+
+/// One run of a model: the inputs, and how many of their samples count.
+#[derive(Clone, Debug, Default)]
+pub struct Sample {
+    /// The inputs in the order of the graph's inputs.
+    pub inputs: Vec<Tensor>,
+    /// Samples in this run that are scored; the rest is padding to a fixed batch.
+    pub count: usize,
+    /// The labels of the scored samples.
+    pub labels: Option<Vec<i64>>,
+}
+
+/// Samples for a model, streamed: never all of them are in memory.
+pub trait DataSource: Send + Sync {
+    /// The number of samples.
+    fn len(&self) -> usize;
+
+    /// Whether there are no samples.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Calls `f` for runs of the model over the first `limit` samples, or over all.
+    fn for_each(
+        &self,
+        limit: Option<usize>,
+        f: &mut dyn FnMut(&Sample) -> Result<(), EngineError>,
+    ) -> Result<(), EngineError>;
+}

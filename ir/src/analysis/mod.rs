@@ -13,8 +13,8 @@ use crate::model::Model;
 pub mod cost;
 pub mod shapes;
 
-//pub use cost::{Costs, ModelCost};
-//pub use shapes::{Shapes, TensorFact};
+pub use cost::{Costs, ModelCost};
+pub use shapes::{Shapes, TensorFact};
 
 /// Something computed from a model.
 pub trait Analysis: Send + Sync + Sized + 'static {
