@@ -1019,6 +1019,26 @@ impl Graph {
         Ok(())
     }
 
+    /// Puts back the origin of an operator that a file records; no edit of the graph.
+    pub fn restore_op_provenance(
+        &mut self,
+        op: OpId,
+        origin: Arc<Provenance>,
+    ) -> Result<(), GraphError> {
+        self.op_mut(op)?.provenance = Some(origin);
+        Ok(())
+    }
+
+    /// Puts back the origin of a tensor that a file records; no edit of the graph.
+    pub fn restore_value_provenance(
+        &mut self,
+        v: ValueId,
+        origin: Arc<Provenance>,
+    ) -> Result<(), GraphError> {
+        self.value_mut(v)?.provenance = Some(origin);
+        Ok(())
+    }
+
     /// Turns the output of an operator into a constant of the same name; the operator's slot
     /// becomes absent.
     pub fn fold_to_constant(&mut self, v: ValueId, tensor: Tensor) -> Result<(), GraphError> {

@@ -1,0 +1,207 @@
+//! Provenance in a file: one compact entry of the model's `metadata_props`.
+//!
+//! The entry `paring.provenance` holds JSON:
+//!
+//! ```json
+//! {"version":1,"passes":["fold-batch-norm"],
+//!  "operators":{"conv1":{"by":[0],"from":["conv1","bn1"]}},
+//!  "tensors":{"conv1.weight":{"by":[0],"from":["conv1.weight","bn1.scale"],"kept":{"0":"0-15,32"}}}}
+//! ```
+//!
+//! `by` counts into `passes`; `from` is left out where it is the thing's own name; `kept` gives
+//! the kept indices by axis as ranges. Names are those of the file that was read first: a model
+//! that is rewritten twice keeps its first origins.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use paring_ir::{Graph, GraphError, Kept, Model, Name, Provenance};
+use serde::{Deserialize, Serialize};
+
+/// The key of the metadata entry.
+pub const KEY: &str = "paring.provenance";
+
+#[derive(Serialize, Deserialize, Default)]
+struct Record {
+    version: u32,
+    passes: Vec<Name>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    operators: BTreeMap<Name, Origin>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    tensors: BTreeMap<Name, Origin>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Origin {
+    by: Vec<usize>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    from: Vec<Name>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    kept: BTreeMap<u32, String>,
+}
+
+/// Writes the provenance of all operators and tensors into the metadata entry, or removes the
+/// entry when there is none.
+pub fn attach(model: &mut Model) {
+    let mut record = Record { version: 1, ..Record::default() };
+    model.for_each_graph(&mut |graph| collect(graph, &mut record));
+    model.metadata.retain(|(k, _)| &**k != KEY);
+    if record.operators.is_empty() && record.tensors.is_empty() {
+        return;
+    }
+    // Maps with string keys and plain values always serialize.
+    if let Ok(text) = serde_json::to_string(&record) {
+        model.metadata.push((KEY.into(), text.into()));
+    }
+}
+
+fn collect(graph: &Graph, record: &mut Record) {
+    for op in graph.ops() {
+        if let Some(p) = graph.op(op).provenance() {
+            let label = graph.op_label(op);
+            let origin = encode(&mut record.passes, p, &label);
+            record.operators.insert(label, origin);
+        }
+    }
+    for v in graph.initializers() {
+        let value = graph.value(v);
+        if let Some(p) = value.provenance() {
+            let origin = encode(&mut record.passes, p, value.name());
+            record.tensors.insert(value.name().clone(), origin);
+        }
+    }
+}
+
+fn encode(passes: &mut Vec<Name>, p: &Provenance, own: &Name) -> Origin {
+    let by = p
+        .passes
+        .iter()
+        .map(|name| {
+            passes.iter().position(|p| p == name).unwrap_or_else(|| {
+                passes.push(name.clone());
+                passes.len() - 1
+            })
+        })
+        .collect();
+    let from = if p.from.len() == 1 && p.from[0] == *own { Vec::new() } else { p.from.clone() };
+    // Where an axis was cut twice, the later cut counts into what the earlier one left.
+    let mut kept: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for k in &p.kept {
+        let composed = match kept.get(&k.axis) {
+            Some(before) => {
+                k.indices.iter().filter_map(|&i| before.get(i as usize).copied()).collect()
+            }
+            None => k.indices.to_vec(),
+        };
+        kept.insert(k.axis, composed);
+    }
+    Origin { by, from, kept: kept.into_iter().map(|(a, k)| (a, to_ranges(&k))).collect() }
+}
+
+/// Puts the origins that the metadata entry records back on operators and tensors. An entry that
+/// can't be read is ignored, with a warning as the result.
+pub fn restore(model: &mut Model) -> Result<Option<String>, GraphError> {
+    let Some((_, text)) = model.metadata.iter().find(|(k, _)| &**k == KEY) else {
+        return Ok(None);
+    };
+    let record: Record = match serde_json::from_str(text) {
+        Ok(r) => r,
+        Err(e) => return Ok(Some(format!("the metadata entry {KEY} can't be read and is ignored: {e}"))),
+    };
+    if record.version != 1 {
+        return Ok(Some(format!("the metadata entry {KEY} is of version {}; this is 1", record.version)));
+    }
+    let graph = &mut model.graph;
+    let ops: Vec<_> = graph.ops().collect();
+    for op in ops {
+        let label = graph.op_label(op);
+        if let Some(origin) = record.operators.get(&label) {
+            graph.restore_op_provenance(op, decode(&record.passes, origin, &label))?;
+        }
+    }
+    let tensors: Vec<_> = graph.initializers().collect();
+    for v in tensors {
+        let name = graph.value(v).name().clone();
+        if let Some(origin) = record.tensors.get(&name) {
+            graph.restore_value_provenance(v, decode(&record.passes, origin, &name))?;
+        }
+    }
+    Ok(None)
+}
+
+fn decode(passes: &[Name], origin: &Origin, own: &Name) -> Arc<Provenance> {
+    Arc::new(Provenance {
+        passes: origin.by.iter().filter_map(|&i| passes.get(i).cloned()).collect(),
+        from: if origin.from.is_empty() { vec![own.clone()] } else { origin.from.clone() },
+        kept: origin
+            .kept
+            .iter()
+            .map(|(&axis, ranges)| Kept { axis, indices: from_ranges(ranges).into() })
+            .collect(),
+    })
+}
+
+fn to_ranges(indices: &[u32]) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    let mut i = 0;
+    while i < indices.len() {
+        let mut j = i;
+        while j + 1 < indices.len() && indices[j].checked_add(1) == Some(indices[j + 1]) {
+            j += 1;
+        }
+        parts.push(if i == j {
+            indices[i].to_string()
+        } else {
+            format!("{}-{}", indices[i], indices[j])
+        });
+        i = j + 1;
+    }
+    parts.join(",")
+}
+
+/// At most this many indices are read back from one text, which may come from anywhere.
+const MOST_INDICES: usize = 1 << 24;
+
+fn from_ranges(text: &str) -> Vec<u32> {
+    let mut out = Vec::new();
+    for part in text.split(',') {
+        let (a, b) = part.split_once('-').unwrap_or((part, part));
+        let (Ok(a), Ok(b)) = (a.parse::<u32>(), b.parse::<u32>()) else { continue };
+        for i in a..=b {
+            if out.len() >= MOST_INDICES {
+                return out;
+            }
+            out.push(i);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_round_trip() {
+        let indices = [0, 1, 2, 5, 7, 8, u32::MAX];
+        assert_eq!(to_ranges(&indices), format!("0-2,5,7-8,{}", u32::MAX));
+        assert_eq!(from_ranges(&to_ranges(&indices)), indices);
+        assert_eq!(from_ranges("0-4294967295").len(), MOST_INDICES);
+        assert_eq!(from_ranges("x,3-1,2"), [2]);
+    }
+
+    #[test]
+    fn a_second_cut_counts_into_the_first() {
+        let p = Provenance {
+            passes: vec!["remove-channels".into()],
+            from: vec!["w".into()],
+            kept: vec![
+                Kept { axis: 0, indices: [1, 3, 5].into() },
+                Kept { axis: 0, indices: [0, 2].into() },
+            ],
+        };
+        let origin = encode(&mut Vec::new(), &p, &"w".into());
+        assert_eq!(origin.kept[&0], "1,5");
+        assert!(origin.from.is_empty());
+    }
+}
