@@ -188,7 +188,8 @@ pub fn check(model: &Model) -> Findings {
     let mut verifier = Verifier {
         found: Findings::default(),
         ir_version: model.ir_version,
-        functions: function_names(model),
+        functions: model.functions.iter().map(key_of).collect(),
+        checked: BTreeSet::new(),
         opsets: BTreeMap::new(),
         model_opset: model.opset(),
         function: None,
@@ -203,7 +204,7 @@ pub fn check(model: &Model) -> Findings {
     verifier.path = vec![graph_label(&model.graph)];
     verifier.graph(&model.graph, &mut Vec::new());
     for function in &model.functions {
-        verifier.function(model, function);
+        verifier.function(function);
     }
     verifier.function_calls(model);
     verifier.found
@@ -214,10 +215,6 @@ type FunctionKey = (Name, Name, Name);
 
 fn key_of(f: &Function) -> FunctionKey {
     (f.domain.clone(), f.name.clone(), f.overload.clone())
-}
-
-fn function_names(model: &Model) -> BTreeSet<FunctionKey> {
-    model.functions.iter().map(key_of).collect()
 }
 
 fn opset_map(opsets: &[OpsetImport]) -> BTreeMap<Name, i64> {
@@ -237,7 +234,10 @@ fn graph_label(graph: &Graph) -> String {
 struct Verifier<'m> {
     found: Findings,
     ir_version: i64,
+    /// What the model's functions are called by.
     functions: BTreeSet<FunctionKey>,
+    /// Those that have been checked.
+    checked: BTreeSet<FunctionKey>,
     /// The opsets of the model or of the function that is being checked.
     opsets: BTreeMap<Name, i64>,
     model_opset: i64,
@@ -384,7 +384,7 @@ impl<'m> Verifier<'m> {
 
     // ---- functions ----
 
-    fn function(&mut self, model: &Model, f: &'m Function) {
+    fn function(&mut self, f: &'m Function) {
         let dot = if f.domain.is_empty() { "" } else { "." };
         let colon = if f.overload.is_empty() { "" } else { ":" };
         self.path = vec![format!(
@@ -396,7 +396,7 @@ impl<'m> Verifier<'m> {
         if f.name.is_empty() {
             self.error("V50", "", "a function needs a name".to_owned());
         }
-        if !self.functions.remove(&key_of(f)) {
+        if !self.checked.insert(key_of(f)) {
             let message = "another function has the same domain, name and overload";
             self.error("V50", "", message.to_owned());
         }
@@ -426,7 +426,6 @@ impl<'m> Verifier<'m> {
                 "make it a Constant operator",
             );
         }
-        self.functions = function_names(model);
         self.opsets = opset_map(&f.opsets);
         self.function = Some(f);
         self.graph(&f.body, &mut Vec::new());

@@ -69,7 +69,7 @@ fn places_and_help_are_said() {
     assert_eq!(
         lines(&m),
         [
-            "error[V31] g / If \"branch\" / then_branch / Rleu \"bad\": opset 21 has no operator of the type \"Rleu\"; did you mean Elu?"
+            "error[V31] g / If \"branch\" / then_branch / Rleu \"bad\": opset 21 has no operator of the type \"Rleu\"; did you mean Relu?"
         ]
     );
 }
@@ -133,7 +133,7 @@ fn warnings_are_no_errors() {
 fn graphs_and_values() {
     for (rest, parts) in [
         (
-            "(x) => (float x) {}",
+            "(x) => (float y) { y = Relu (x) }",
             &["V12", "input \"x\"", "expected a type"][..],
         ),
         (
@@ -201,7 +201,7 @@ fn names_inside_and_outside() {
             y = If (c) <then_branch: graph = t () => (a) { a = Neg (x) }, else_branch: graph = e () => (b) { b = Neg (a) }> }"),
         &["warning[V16]", "then_branch / value \"a\"", "graph \"g\""],
     );
-    // A capture whose name went astray.
+    // A capture that is renamed inside gets back the name that it has outside.
     let mut m = model("(float x, bool c) => (float y) {
         y = If (c) <then_branch: graph = t () => (r) { r = Neg (x) }, else_branch: graph = e () => (q) { q = Neg (x) }> }");
     let op = m.graph.ops().next().unwrap();
@@ -212,6 +212,7 @@ fn names_inside_and_outside() {
         })
         .unwrap();
     holds(&m);
+    assert!(m.to_string().contains("r = Neg (x)"));
 }
 
 #[test]
@@ -222,7 +223,10 @@ fn operators() {
             "y = Clip (\"\", x)",
             &["V33", "input 0", "\"input\" is required"],
         ),
-        ("\"\", y = Dropout (x)", &["V34", "output 0", "is required"]),
+        (
+            "\"\", m = Dropout (x) y = Neg (x)",
+            &["V34", "output 0", "is required"],
+        ),
         ("y, z = Relu (x)", &["V34", "expected 1 outputs", "found 2"]),
         (
             "y = Relu <alpha: float = 1.0> (x)",
