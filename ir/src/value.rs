@@ -15,7 +15,7 @@ pub type Name = Arc<str>;
 /// One declared dimension.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Dim {
-    /// A fixed size. Negative sizes don't pass the verifier.
+    /// A fixed size. A negative one says nothing: -1 gets a warning of the verifier, others fail.
     Value(i64),
     /// A symbol, such as `batch`: equal symbols are equal sizes.
     Param(Name),

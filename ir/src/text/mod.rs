@@ -55,7 +55,8 @@
 //! # What text does not carry
 //!
 //! How elements were stored in the file (side files, `raw_data` or typed fields), documentation
-//! of attributes and tensors, denotations, device configurations and training information.
+//! of attributes and tensors, names of tensors in attributes unless they are identifiers,
+//! denotations, device configurations and training information.
 
 mod parse;
 mod print;

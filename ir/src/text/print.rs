@@ -474,8 +474,10 @@ impl<'o> Printer<'o> {
     fn attribute_tensor(&mut self, tensor: &Tensor) {
         self.tensor_type(tensor);
         self.out.push(' ');
-        if let Some(name) = tensor.extra().and_then(|e| e.name.as_ref()) {
-            self.name(name);
+        // `onnx.parser` takes no quoted name here, and nothing reads the name.
+        let name = tensor.extra().and_then(|e| e.name.as_deref());
+        if let Some(name) = name.filter(|n| is_identifier(n)) {
+            self.out.push_str(name);
             self.out.push(' ');
         }
         self.elements(tensor);

@@ -583,6 +583,12 @@ fn nesting_is_bounded() {
 }
 
 #[test]
+fn tensors_in_attributes_keep_names_that_are_identifiers() {
+    let named = with_attrs(" <t: tensor = float \"a b\" {1}>");
+    assert_eq!(settles(&named), with_attrs(" <t: tensor = float {1}>"));
+}
+
+#[test]
 fn types_print_as_they_are_read() {
     for text in [
         "float[N,3]",

@@ -122,7 +122,11 @@ impl<'m> Verifier<'m> {
             let place = format!("value \"{}\"", escape(value.name()));
             let message = format!("expected a size of at least 0, found {size}");
             let help = "use a symbol for a size that is not fixed";
-            self.report_with_help("V19", Severity::Error, &place, message, help);
+            let severity = match size {
+                -1 => Severity::Warning,
+                _ => Severity::Error,
+            };
+            self.report_with_help("V19", severity, &place, message, help);
         }
         if let Some(constant) = value.initializer() {
             self.initializer(value, constant);

@@ -20,7 +20,7 @@
 //! | **V16** *W* | no name means one thing inside and another outside |
 //! | **V17** | captured values exist outside, under the same name |
 //! | **V18** | initializers and declared types agree |
-//! | **V19** | declared sizes are not negative |
+//! | **V19** | declared sizes are not negative; *W* -1, by which some exporters mean any size |
 //! | **V20** | quantization annotations name values of the graph |
 //! | **V21** | graphs nest at most 32 deep |
 //! | **V22** | a tensor has exactly the bytes that its shape needs |

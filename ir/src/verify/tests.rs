@@ -43,17 +43,17 @@ const SIGNATURE: &str = "(float[2] x) => (float[2] y)";
 
 #[test]
 fn a_valid_model_holds() {
-    holds(&model(&format!(
+    holds(&model(
         "(float[N,3,8,8] x, bool c) => (float[N,4,8,8] y)
-        <float[4,3,3,3] w = random(1), float[4] b = zeros, sparse_tensor(float[5]) s = float[2] {{1, 2}} at int64[2] {{0, 3}}>
-        {{
+        <float[4,3,3,3] w = random(1), float[4] b = zeros, sparse_tensor(float[5]) s = float[2] {1, 2} at int64[2] {0, 3}>
+        {
           a = Conv <pads: ints = [1, 1, 1, 1], __note: string = \"ours\"> (x, w, b)
           t = Constant <value_float: float = 1.0> ()
           k = custom.Anything <x: int = 1> (s, t)
-          y = If (c) <then_branch: graph = t1 () => (r) {{ r = Relu (a) }}, else_branch: graph = e1 () => (q) {{ q = Mul (a, t) }}>
-        }}
-        <domain: \"custom\", opset_import: [\"\": 21]> Fn <p> (i) => (o) {{ o = Softmax <axis: int = @p> (i) }}"
-    )));
+          y = If (c) <then_branch: graph = t1 () => (r) { r = Relu (a) }, else_branch: graph = e1 () => (q) { q = Mul (a, t) }>
+        }
+        <domain: \"custom\", opset_import: [\"\": 21]> Fn <p> (i) => (o) { o = Softmax <axis: int = @p> (i) }"
+    ));
 }
 
 #[test]
@@ -165,8 +165,12 @@ fn graphs_and_values() {
             &["V15", "cycle through \"a\""],
         ),
         (
+            "(float[-2] x) => (float y) { y = custom.Op (x) }",
+            &["error[V19]", "found -2"],
+        ),
+        (
             "(float[-1] x) => (float y) { y = custom.Op (x) }",
-            &["V19", "found -1"],
+            &["warning[V19]", "found -1"],
         ),
         (
             "(float[2] x) => (float y) <float[3] x = {1, 2, 3}> { y = custom.Op (x) }",
