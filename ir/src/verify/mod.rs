@@ -45,7 +45,7 @@
 //! | **V51** | functions don't call themselves, not by way of others either |
 //! | **V52** | operators mean the same in a function's opset and in the model's |
 //! | **V53** | a function has no initializers, and no attribute or output twice |
-//! | **V54** | the IR version allows functions and overloads |
+//! | **V54** *W* | the IR version allows functions and overloads |
 //!
 //! That a name has one source, and that operators stand in an order that can be run, holds of
 //! every [`Graph`] by construction: see there.
@@ -341,7 +341,7 @@ impl<'m> Verifier<'m> {
             if used && model.ir_version < version {
                 self.report_with_help(
                     "V54",
-                    Severity::Error,
+                    Severity::Warning,
                     "",
                     format!(
                         "{what} came with IR version {version}, found version {}",

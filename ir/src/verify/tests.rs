@@ -512,7 +512,7 @@ fn functions() {
     }
     let mut m = with_functions(&f("A", "y = Relu (x)"));
     m.ir_version = 7;
-    assert!(lines(&m).iter().any(|l| l.contains("V54")));
+    assert!(lines(&m).iter().any(|l| l.contains("warning[V54]")));
 }
 
 #[test]
