@@ -174,6 +174,8 @@ pub struct Attribute {
     pub doc: Option<Name>,
     /// The file left out the kind, as IR version 1 allowed; it was told from the field that is set.
     pub untyped: bool,
+    /// The file left out the value, which means zero or the empty string.
+    pub defaulted: bool,
 }
 
 impl Attribute {
@@ -184,6 +186,7 @@ impl Attribute {
             value: value.into(),
             doc: None,
             untyped: false,
+            defaulted: false,
         }
     }
 }

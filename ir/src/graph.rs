@@ -275,6 +275,12 @@ impl Graph {
         &self.name
     }
 
+    /// Renames the graph.
+    pub fn set_name(&mut self, name: impl Into<Name>) {
+        self.name = name.into();
+        self.touch();
+    }
+
     /// A number that no other state of any graph has, except clones of this one.
     pub fn revision(&self) -> u64 {
         self.revision
@@ -749,6 +755,18 @@ impl Graph {
     fn is_merely_declared(&self, v: ValueId) -> bool {
         let v = self.value(v);
         v.producer.is_none() && !v.input && v.constant.is_none() && v.outer.is_none()
+    }
+
+    /// Makes a value without a source stand for a value of the enclosing graph, for readers,
+    /// which know that nothing else of this graph does. See [`Graph::capture`].
+    pub fn bind_capture(&mut self, inner: ValueId, outer: ValueId) -> Result<(), GraphError> {
+        self.check_value(inner)?;
+        if !self.is_merely_declared(inner) {
+            return Err(GraphError::AlreadyProduced(self.value(inner).name.to_string()));
+        }
+        self.value_mut(inner)?.outer = Some(outer);
+        self.touch();
+        Ok(())
     }
 
     /// Adds an operator.

@@ -36,7 +36,7 @@ pub use provenance::{Kept, Provenance};
 pub use registry::Registry;
 pub use select::{OptionError, OptionSet, Setting};
 pub use tensor::{DType, Dims, Element, SparseTensor, Storage, Tensor, TensorError, TensorExtra};
-pub use value::{Constant, Dim, Name, Shape, Use, Value, ValueType};
+pub use value::{Constant, Dim, InfoList, Name, Shape, Spelling, Use, Value, ValueType};
 
 /// A name from a model made safe to print: control characters are written as escapes, and
 /// what is too long for a line of a terminal is cut in the middle.

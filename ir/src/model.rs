@@ -72,6 +72,8 @@ pub struct ModelExtra {
     /// `training_info` messages, encoded as in the file. They name operators and
     /// initializers, so a model that a pass changed is written without them.
     pub training_info: Vec<Bytes>,
+    /// The model's revision when `training_info` was read.
+    pub training_revision: u64,
     /// Device configurations, encoded as in the file.
     pub configuration: Vec<Bytes>,
     /// The file has no `ir_version`.

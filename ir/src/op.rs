@@ -23,8 +23,8 @@ pub struct OpExtra {
     pub device_configurations: Vec<bytes::Bytes>,
     /// The domain is written out as `ai.onnx` or as an empty string, which mean the same.
     pub written_domain: Option<Name>,
-    /// The name is absent in the file, which means the same as an empty one.
-    pub unnamed: bool,
+    /// The name is written out in the file although it is empty.
+    pub empty_name: bool,
 }
 
 /// An operator: a type, attributes, and the values in its slots.

@@ -153,6 +153,34 @@ pub struct ValueExtra {
     pub metadata: Vec<(Name, Name)>,
     /// Denotations of the type and of each dimension, where there are any.
     pub denotations: Option<(Option<Name>, Vec<Option<Name>>)>,
+    /// Entries of the file that the fields of the value don't give back as they were.
+    pub spellings: Vec<Spelling>,
+}
+
+/// The lists of a graph in which a file describes values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum InfoList {
+    /// The inputs.
+    Inputs,
+    /// The outputs.
+    Outputs,
+    /// The value infos.
+    Declared,
+}
+
+/// A description of a value that can't be told from the value's type, documentation and
+/// metadata alone, kept to be written as it was read: a type with an element type that is
+/// not known, say, or the second description of a value that is described twice.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spelling {
+    /// The list.
+    pub list: InfoList,
+    /// Which of the list's entries for the value, counted from 0.
+    pub nth: u32,
+    /// The value's type when the entry was read; under another type the entry is outdated.
+    pub ty: Option<ValueType>,
+    /// The entry, encoded as in the file; this crate doesn't read it.
+    pub entry: bytes::Bytes,
 }
 
 /// A constant value.
