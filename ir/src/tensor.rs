@@ -411,6 +411,10 @@ impl Tensor {
 
     /// The number of elements.
     pub fn len(&self) -> usize {
+        // The other factors of an empty tensor may overflow.
+        if self.is_empty() {
+            return 0;
+        }
         self.dims.iter().product()
     }
 
