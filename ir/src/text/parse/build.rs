@@ -112,7 +112,7 @@ impl<'t> Builder<'t> {
         let extra = ValueExtra {
             doc: v.notes.doc.clone(),
             metadata: v.notes.metadata.clone(),
-            denotations: None,
+            ..ValueExtra::default()
         };
         let g = self.top(v.at)?;
         g.set_value_extra(id, extra).map_err(at(v.at))
