@@ -24,6 +24,7 @@ use tract_onnx::tract_core;
 use tract_onnx::tract_core::internal::{RunOptions, TypedSimplePlan, TypedSimpleState, anyhow, bail};
 use tract_onnx::tract_core::ops::konst::Const;
 
+pub(crate) use panics::catch;
 use lower::{Input, Labels, Lowered, Output};
 pub use observe::{Observed, observe};
 
@@ -47,7 +48,7 @@ impl TractEngine {
     /// The engine.
     pub fn new() -> TractEngine {
         TractEngine {
-            onnx: tract_onnx::onnx().with_ignore_value_info(true),
+            onnx: onnx().with_ignore_value_info(true),
         }
     }
 
@@ -62,7 +63,7 @@ impl TractEngine {
         lowered: &mut Lowered,
         options: CompileOptions,
     ) -> Result<Arc<TypedSimplePlan>, String> {
-        let built = panics::catch(|| self.try_build(lowered, options));
+        let built = catch(|| self.try_build(lowered, options));
         match built {
             Ok(Ok(plan)) => Ok(plan),
             Ok(Err(e)) => Err(format!("{e:#}")),
@@ -275,7 +276,7 @@ impl TractPlan {
         // After an error or panic the state is dropped: it may be half-way.
         let state = self.state.take();
         let current = Cell::new(None);
-        let result = panics::catch(|| -> TractResult<_> {
+        let result = catch(|| -> TractResult<_> {
             let mut state = match state {
                 Some(state) => state,
                 None => plan.spawn()?,
