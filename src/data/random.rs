@@ -375,8 +375,8 @@ mod tests {
         assert!((x[0] - PINNED_FLOAT).abs() < 1e-7, "{}", x[0]);
     }
 
-    const PINNED_IDS: [i64; 6] = [0; 6];
-    const PINNED_FLOAT: f64 = 0.0;
+    const PINNED_IDS: [i64; 6] = [1, 3, 4, 4, 4, 1];
+    const PINNED_FLOAT: f64 = 0.058_971_524;
 
     #[test]
     fn a_limit_cuts_the_runs() {

@@ -185,9 +185,16 @@ pub(crate) fn dequantize(
     } else {
         (block, size.div_ceil(block), inner)
     };
-    let outer: usize = x.dims().iter().take(axis_at).product();
-    let expected = if block == 0 { size } else { outer * groups * inner };
-    if scales.len() != expected {
+    let fits = if block == 0 {
+        scales.len() == size
+    } else {
+        let mut blocks: Vec<usize> = x.dims().to_vec();
+        if let Some(d) = blocks.get_mut(axis_at) {
+            *d = groups;
+        }
+        scale.dims() == blocks.as_slice()
+    };
+    if !fits {
         return Err(wrong());
     }
     let mut out = Vec::with_capacity(values.len());

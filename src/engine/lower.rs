@@ -15,7 +15,10 @@
 //!   operator of the same type instead.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
+use paring_ir::analysis::shapes::Shapes;
+use paring_ir::analysis::AnalysisCache;
 use paring_ir::engine::{Cut, EngineError};
 use paring_ir::tensor::{Dims, element_count};
 use paring_ir::{
@@ -143,7 +146,8 @@ type Bindings<'a> = HashMap<&'a str, &'a AttrValue>;
 struct Target {
     nodes: Vec<pb::NodeProto>,
     constants: Vec<(String, Tensor)>,
-    names: HashMap<ValueId, String>,
+    /// The names of constants, by the call of a function that they belong to.
+    names: HashMap<(usize, ValueId), String>,
 }
 
 /// The graph that an operator stands in.
@@ -154,6 +158,8 @@ struct Place<'a> {
     /// The operator of the main graph that everything here belongs to.
     owner: Option<OpId>,
     depth: usize,
+    /// Which call of a function this is in; 0 is the main graph.
+    call: usize,
 }
 
 #[derive(Default)]
@@ -174,6 +180,7 @@ pub(crate) struct Lowering<'a> {
     model: &'a Model,
     labels: Labels,
     nodes: usize,
+    calls: usize,
     counts: Counts,
 }
 
@@ -224,6 +231,7 @@ pub(crate) fn lower<'a>(
         model: cut.model,
         labels: Labels::default(),
         nodes: 0,
+        calls: 0,
         counts: Counts::default(),
     };
     lowering.run(cut)
@@ -264,6 +272,7 @@ impl<'a> Lowering<'a> {
             attributes: &attributes,
             owner: None,
             depth: 0,
+            call: 0,
         };
         self.body(place, &cut.outputs, &given, &mut scope, &mut target)?;
         let mut outputs = Vec::with_capacity(cut.outputs.len());
@@ -308,6 +317,8 @@ impl<'a> Lowering<'a> {
             )));
         }
         let mut inputs = Vec::with_capacity(cut.inputs.len());
+        // Inferred only for values that the file gives no type.
+        let mut shapes: Option<Arc<Shapes>> = None;
         for (&v, dims) in cut.inputs.iter().zip(&cut.shapes) {
             let value = cut.model.graph.get_value(v).ok_or_else(|| {
                 EngineError::Cut(format!("{v:?} is not a value of the main graph"))
@@ -324,6 +335,10 @@ impl<'a> Lowering<'a> {
                 return Err(EngineError::Cut(format!("\"{label}\" is an input twice")));
             }
             let dtype = value.known_type().and_then(|t| t.dtype());
+            let dtype = dtype.or_else(|| {
+                let shapes = shapes.get_or_insert_with(|| AnalysisCache::new().get::<Shapes>(cut.model));
+                shapes.dtype(v)
+            });
             if let Some(d) = dtype.filter(|&d| !constants::loadable(d)) {
                 return Err(EngineError::Unsupported {
                     engine: self.engine.to_string(),
@@ -343,11 +358,8 @@ impl<'a> Lowering<'a> {
 
     fn message(&self, inputs: &[Input], target: &mut Target, computed: Vec<String>) -> pb::ModelProto {
         let declared = inputs.iter().map(|i| value_info(&i.name, i.dtype, Some(&i.dims)));
-        let constants = target.constants.iter().map(|(n, t)| {
-            // The type is replaced together with the tensor.
-            let _ = t;
-            value_info(n, None, None)
-        });
+        // Their types are replaced together with the operators.
+        let constants = target.constants.iter().map(|(n, _)| value_info(n, None, None));
         let opsets = self.model.opsets.iter().map(|o| pb::OperatorSetIdProto {
             domain: o.domain.to_string(),
             version: o.version,
@@ -373,26 +385,23 @@ impl<'a> Lowering<'a> {
             let names: Vec<&str> = c.functions.iter().map(String::as_str).collect();
             notes.push(format!("inlined functions: {}", names.join(", ")));
         }
-        let mut counted = |n: usize, one: &str, many: &str| {
+        let mut counted = |n: usize, before: &str, what: &str, after: &str| {
             if n > 0 {
-                notes.push(format!("{} {n} {}", one, if n == 1 { many.trim_end_matches('s') } else { many }));
+                let plural = if n == 1 { "" } else { "s" };
+                notes.push(format!("{before} {n} {what}{plural}{after}"));
             }
         };
-        counted(c.branches, "took the branch of", "If operators with a constant condition in places");
-        counted(c.packed, "widened", "packed constants");
-        counted(c.sparse, "wrote out", "sparse constants");
-        counted(c.dequantized, "dequantized ahead of the run", "constants");
-        counted(c.cast, "cast ahead of the run", "constants");
-        counted(
-            c.taken_apart,
-            "kept from becoming lookup tables",
-            "DequantizeLinear operators",
-        );
+        counted(c.branches, "replaced", "If operator", " with a constant condition by the branch");
+        counted(c.packed, "widened", "packed constant", "");
+        counted(c.sparse, "wrote out", "sparse constant", "");
+        counted(c.dequantized, "dequantized", "constant", " ahead of the run");
+        counted(c.cast, "cast", "constant", " ahead of the run");
+        counted(c.taken_apart, "kept", "DequantizeLinear operator", " from becoming a lookup table");
         notes
     }
 
     fn value_name(&mut self, name: &str) -> String {
-        self.labels.values.push(format!("\"{}\"", escape(name)));
+        self.labels.values.push(escape(name));
         format!("%{}%", self.labels.values.len() - 1)
     }
 
@@ -469,7 +478,7 @@ impl<'a> Lowering<'a> {
         if let Some(Binding::Name(name)) = scope.get(&v) {
             return Ok(name.clone());
         }
-        if let Some(name) = target.names.get(&v) {
+        if let Some(name) = target.names.get(&(place.call, v)) {
             return Ok(name.clone());
         }
         let tensor = match self.lookup(place.graph, scope, v) {
@@ -493,7 +502,7 @@ impl<'a> Lowering<'a> {
         let hint = place.graph.get_value(v).map_or("?", |v| v.name()).to_string();
         let name = self.value_name(&hint);
         target.constants.push((name.clone(), wide));
-        target.names.insert(v, name.clone());
+        target.names.insert((place.call, v), name.clone());
         Ok(name)
     }
 
@@ -928,8 +937,10 @@ impl<'a> Lowering<'a> {
             inner.insert(v, bound);
         }
         let given: HashSet<ValueId> = body.inputs().iter().copied().collect();
+        self.calls += 1;
         let place_inside = Place {
             attributes: &attributes,
+            call: self.calls,
             ..self.inside(place, op, body)
         };
         self.body(place_inside, body.outputs(), &given, &mut inner, target)?;
@@ -966,7 +977,7 @@ impl<'a> Lowering<'a> {
         let made: HashSet<String> = target.nodes.iter().flat_map(|n| n.output.clone()).collect();
         let mut output: Vec<pb::ValueInfoProto> = Vec::new();
         for &v in graph.outputs() {
-            let name = self.name_of(inner, op_of(graph, v).unwrap_or(op), v, scope, &mut target);
+            let name = self.name_of(inner, graph.producer(v).unwrap_or(op), v, scope, &mut target);
             let mut name = name.map_err(|_| self.not_closed(graph, v))?;
             // tract looks an output up among what this graph makes, each once.
             if !made.contains(&name) || output.iter().any(|o| o.name == name) {
@@ -1056,10 +1067,6 @@ impl<'a> Lowering<'a> {
         }
         Ok(tensor("", &wide))
     }
-}
-
-fn op_of(graph: &Graph, v: ValueId) -> Option<OpId> {
-    graph.producer(v)
 }
 
 fn int_attribute(name: &str, value: i64) -> pb::AttributeProto {

@@ -104,21 +104,18 @@ pub(crate) fn from_tract(t: &TractTensor) -> TractResult<Tensor> {
         other => return Err(bad(format!("tract gave a tensor of {other:?}"))),
     };
     let view = t.try_as_plain_ram()?;
-    if !t.is_empty_or_natural() {
+    if !row_by_row(t) {
         return Err(bad("tract gave a tensor that is not laid out row by row"));
     }
     let bytes = Bytes::copy_from_slice(view.as_bytes());
     Tensor::new(dtype, dims, to_little_endian(bytes, dtype)).map_err(bad)
 }
 
-trait Layout {
-    fn is_empty_or_natural(&self) -> bool;
-}
-
-impl Layout for TractTensor {
-    fn is_empty_or_natural(&self) -> bool {
-        self.len() == 0 || self.strides() == &*natural_strides(self.shape())
-    }
+/// Whether the elements lie in order. The stride of an axis of size 1 means nothing.
+fn row_by_row(t: &TractTensor) -> bool {
+    let natural = natural_strides(t.shape());
+    let strides = t.strides().iter().zip(&natural).zip(t.shape());
+    t.len() == 0 || strides.into_iter().all(|((a, b), &size)| size == 1 || a == b)
 }
 
 fn to_little_endian(bytes: Bytes, dtype: DType) -> Bytes {

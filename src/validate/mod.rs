@@ -363,40 +363,50 @@ fn compare_outputs(
 /// Judges rewrites by running models: what the pass manager asks.
 pub struct EngineJudge<'a> {
     engine: &'a dyn Engine,
-    sources: Vec<&'a dyn DataSource>,
+    eval: &'a dyn DataSource,
+    exact: Vec<&'a dyn DataSource>,
     options: CompareOptions<'a>,
     times: TimeOptions,
     file_bytes: FileBytes<'a>,
-    noise: BTreeMap<u64, Option<f64>>,
+    noise: BTreeMap<(u64, usize), Option<f64>>,
     notes: Vec<String>,
 }
 
 /// Gives the size of the files that a model is written to.
 pub type FileBytes<'a> = Box<dyn FnMut(&Model) -> Result<u64, EngineError> + 'a>;
 
+/// How many samples of each source exact rewrites are compared on.
+const EXACT_SAMPLES: usize = 8;
+
 impl<'a> EngineJudge<'a> {
-    /// A judge over samples; `original` must run on the first source. Sources after it, such as
-    /// random inputs of another size, are left out when the original doesn't run on them.
+    /// A judge that scores on `eval`, on which the original must run, and compares exact rewrites
+    /// on the first samples of the sources in `exact`, or of `eval` when that is empty. Sources
+    /// on which the original doesn't run, such as random inputs of another size, are left out.
     pub fn new(
         engine: &'a dyn Engine,
         original: &Model,
-        sources: &[&'a dyn DataSource],
+        eval: &'a dyn DataSource,
+        exact: &[&'a dyn DataSource],
         options: CompareOptions<'a>,
         times: TimeOptions,
         file_bytes: FileBytes<'a>,
     ) -> Result<EngineJudge<'a>, EngineError> {
+        can_run(engine, original, eval)?;
         let mut kept = Vec::new();
         let mut notes = Vec::new();
-        for (i, &source) in sources.iter().enumerate() {
+        for &source in exact {
             match can_run(engine, original, source) {
                 Ok(_) => kept.push(source),
-                Err(e) if i == 0 => return Err(e),
                 Err(e) => notes.push(format!("not validated on {}: {e}", source.describe())),
             }
         }
+        if kept.is_empty() {
+            kept.push(eval);
+        }
         Ok(EngineJudge {
             engine,
-            sources: kept,
+            eval,
+            exact: kept,
             options,
             times,
             file_bytes,
@@ -410,37 +420,31 @@ impl<'a> EngineJudge<'a> {
         &self.notes
     }
 
-    /// The full comparison on the first source, for the report.
-    pub fn validation(&mut self, reference: &Model, model: &Model) -> Result<Validation, EngineError> {
-        let first = self.sources.first().copied();
-        let source = first.ok_or_else(|| EngineError::Data("there is no data".to_string()))?;
-        self.compare_on(source, reference, model, 0)
+    /// The full comparison on all samples for evaluation, for the report.
+    pub fn validation(&self, reference: &Model, model: &Model) -> Result<Validation, EngineError> {
+        compare(self.engine, reference, model, self.eval, &self.options)
     }
 
     /// The latency of both models on the first sample.
-    pub fn latency(&mut self, reference: &Model, model: &Model) -> Result<Latency, EngineError> {
+    pub fn latency(&self, reference: &Model, model: &Model) -> Result<Latency, EngineError> {
         let mut inputs = Vec::new();
-        if let Some(source) = self.sources.first() {
-            source.for_each(Some(1), &mut |sample| {
-                inputs.clone_from(&sample.inputs);
-                Ok(())
-            })?;
-        }
+        self.eval.for_each(Some(1), &mut |sample| {
+            inputs.clone_from(&sample.inputs);
+            Ok(())
+        })?;
         time_pair(self.engine, reference, model, &inputs, &self.times)
     }
 
-    fn compare_on(
-        &mut self,
-        source: &dyn DataSource,
-        reference: &Model,
-        model: &Model,
-        index: usize,
-    ) -> Result<Validation, EngineError> {
+    /// Compares an exact rewrite on one source.
+    fn verdict_on(&mut self, index: usize, reference: &Model, model: &Model) -> Result<Verdict, EngineError> {
+        let source = self.exact.get(index).copied().unwrap_or(self.eval);
         // The noise belongs to the reference, which is compared with many times.
-        let key = reference.revision().wrapping_mul(16).wrapping_add(index as u64);
+        let key = (reference.revision(), index);
         let known = self.noise.get(&key).copied();
+        let few = self.options.limit.unwrap_or(EXACT_SAMPLES).min(EXACT_SAMPLES);
         let options = CompareOptions {
             noise: self.options.noise && known.is_none(),
+            limit: Some(few),
             ..self.options
         };
         let mut out = compare(self.engine, reference, model, source, &options)?;
@@ -450,22 +454,25 @@ impl<'a> EngineJudge<'a> {
                 self.noise.insert(key, out.noise);
             }
         }
-        Ok(out)
+        Ok(out.verdict())
     }
 }
 
 impl Judge for EngineJudge<'_> {
-    fn compare(&mut self, reference: &Model, model: &Model) -> Result<Verdict, EngineError> {
-        let sources = self.sources.clone();
-        let mut worst: Option<Verdict> = None;
-        for (i, source) in sources.into_iter().enumerate() {
-            let verdict = self.compare_on(source, reference, model, i)?.verdict();
-            worst = Some(match worst {
-                None => verdict,
-                Some(first) => join(first, verdict),
-            });
+    fn compare_exact(&mut self, reference: &Model, model: &Model) -> Result<Verdict, EngineError> {
+        let mut worst = self.verdict_on(0, reference, model)?;
+        for index in 1..self.exact.len() {
+            worst = join(worst, self.verdict_on(index, reference, model)?);
         }
-        worst.ok_or_else(|| EngineError::Data("there is no data".to_string()))
+        Ok(worst)
+    }
+
+    fn score(&mut self, original: &Model, model: &Model) -> Result<Difference, EngineError> {
+        let options = CompareOptions {
+            noise: false,
+            ..self.options
+        };
+        Ok(compare(self.engine, original, model, self.eval, &options)?.difference())
     }
 
     fn latency_ratio(&mut self, reference: &Model, model: &Model) -> Result<f64, EngineError> {
