@@ -17,7 +17,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use paring_ir::analysis::shapes::Shapes;
+use paring_ir::analysis::shapes::{ShapeOptions, Shapes};
 use paring_ir::analysis::AnalysisCache;
 use paring_ir::engine::{Cut, EngineError};
 use paring_ir::tensor::{Dims, element_count};
@@ -33,8 +33,9 @@ use super::constants;
 const DEPTH_LIMIT: usize = 32;
 /// How many operators functions may expand to.
 const NODE_LIMIT: usize = 4_000_000;
-/// The largest tensor that one operator may fill.
-const FILL_LIMIT: usize = 1 << 32;
+/// The most bytes of one tensor. tract allocates what an operator asks for, and where that fails
+/// the process ends.
+const TENSOR_LIMIT: usize = 1 << 33;
 
 /// What an operator of the message stands for.
 pub(crate) struct Label {
@@ -259,11 +260,51 @@ fn needed(graph: &Graph, outputs: &[ValueId], given: &HashSet<ValueId>) -> HashS
     ops
 }
 
+/// Refuses a cut that makes a tensor too large to be tried, as far as shapes tell for a cut that
+/// starts at the inputs of the model.
+fn check_sizes(cut: &Cut<'_>) -> Result<(), EngineError> {
+    let graph = &cut.model.graph;
+    let is_input = |v: &ValueId| graph.get_value(*v).is_some_and(|v| v.is_input());
+    if cut.inputs.is_empty() || !cut.inputs.iter().all(is_input) {
+        return Ok(());
+    }
+    let named = cut.inputs.iter().zip(&cut.shapes).map(|(&v, dims)| {
+        let dims = dims.iter().map(|&d| i64::try_from(d).unwrap_or(i64::MAX));
+        (graph.value(v).name().to_string(), dims.collect())
+    });
+    let options = ShapeOptions {
+        input_shapes: named.collect(),
+        ..ShapeOptions::default()
+    };
+    let shapes = Shapes::infer(cut.model, &options);
+    let given: HashSet<ValueId> = cut.inputs.iter().copied().collect();
+    let mut ops: Vec<OpId> = needed(graph, &cut.outputs, &given).into_iter().collect();
+    ops.sort_unstable();
+    for op in ops {
+        for &v in graph.op(op).outputs().iter().flatten() {
+            let Some(dims) = shapes.known_dims(v) else {
+                continue;
+            };
+            let bits = shapes.dtype(v).and_then(DType::bits).unwrap_or(64);
+            let bytes = element_count(&dims).and_then(|n| n.checked_mul(bits.div_ceil(8) as usize));
+            if bytes.is_none_or(|b| b > TENSOR_LIMIT) {
+                return Err(EngineError::Budget(format!(
+                    "{} \"{}\" would make a tensor of shape {dims:?}, which is too large to be run",
+                    escape(graph.op(op).op_type()),
+                    escape(&graph.op_label(op))
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
 impl<'a> Lowering<'a> {
     fn run(mut self, cut: &Cut<'a>) -> Result<Lowered, EngineError> {
         let graph = &cut.model.graph;
         let mut scope = Scope::new();
         let inputs = self.inputs(cut, &mut scope)?;
+        check_sizes(cut)?;
         let given: HashSet<ValueId> = cut.inputs.iter().copied().collect();
         let mut target = Target::default();
         let attributes = Bindings::new();
@@ -723,12 +764,12 @@ impl<'a> Lowering<'a> {
             .map(|&d| usize::try_from(d).ok())
             .collect::<Option<Vec<usize>>>()
             .and_then(|dims| element_count(&dims)?.checked_mul(8))
-            .is_some_and(|bytes| bytes <= FILL_LIMIT);
+            .is_some_and(|bytes| bytes <= TENSOR_LIMIT);
         if fits {
             return Ok(());
         }
         Err(EngineError::Budget(format!(
-            "ConstantOfShape \"{}\" would fill a tensor of shape {dims:?}",
+            "ConstantOfShape \"{}\" would make a tensor of shape {dims:?}, which is too large to be run",
             escape(&place.graph.op_label(op))
         )))
     }

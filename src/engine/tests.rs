@@ -299,7 +299,10 @@ fn what_would_not_fit_is_refused_before_it_is_asked_for() {
          }",
     );
     let e = refusal(&m, &[floats(&[1], &[0.0])]);
-    assert!(e.contains("would fill a tensor of shape [1000000, 1000000, 1000000]"), "{e}");
+    assert!(e.contains("would make a tensor of shape [1000000, 1000000, 1000000]"), "{e}");
+    let m = model("g (float[N,1] x) => (float[] y) <int64[2] s = {1, 1000000000}> { [grow] y = Expand (x, s) }");
+    let e = refusal(&m, &[floats(&[9, 1], &[0.0; 9])]);
+    assert!(e.starts_with("Expand \"grow\" would make a tensor of shape [9, 1000000000]"), "{e}");
     let m = model("g (float[N] x) => (float[N] y) { y = Relu (x) }");
     let cut = Cut::whole(&m, vec![[usize::MAX].into_iter().collect()]);
     let e = TractEngine::new().compile(&cut, CompileOptions::default()).map(|_| ()).unwrap_err();
