@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use crate::graph::ValueId;
+use crate::graph::{OpId, ValueId};
 use crate::model::Model;
 use crate::tensor::{Dims, Tensor};
 
@@ -49,6 +49,9 @@ pub enum EngineError {
     /// The work would exceed the budget.
     #[error("{0}")]
     Budget(String),
+    /// Data for the inputs could not be read.
+    #[error("{0}")]
+    Data(String),
     /// The user asked to stop.
     #[error("cancelled")]
     Cancelled,
@@ -65,6 +68,18 @@ pub struct Cut<'a> {
     pub outputs: Vec<ValueId>,
     /// The shapes of the inputs for this plan, in order of `inputs`; every dimension is fixed.
     pub shapes: Vec<Dims>,
+}
+
+impl<'a> Cut<'a> {
+    /// The whole main graph: from all its inputs, of these shapes, to all its outputs.
+    pub fn whole(model: &'a Model, shapes: Vec<Dims>) -> Cut<'a> {
+        Cut {
+            model,
+            inputs: model.graph.inputs().to_vec(),
+            outputs: model.graph.outputs().to_vec(),
+            shapes,
+        }
+    }
 }
 
 /// How to compile.
@@ -91,6 +106,8 @@ pub struct OpTime {
     /// The operator's name as the engine knows it: that of the ONNX operator or of its first
     /// output, where the engine kept it.
     pub name: String,
+    /// The operator of the main graph that this was made from, where the engine kept it.
+    pub source: Option<OpId>,
     /// The engine's operator type.
     pub op: String,
     /// The time of one run.
@@ -140,6 +157,16 @@ pub trait DataSource: Send + Sync {
     /// Whether there are no samples.
     fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// What to call this source in a report.
+    fn describe(&self) -> String {
+        "data".to_string()
+    }
+
+    /// Whether samples have labels.
+    fn has_labels(&self) -> bool {
+        false
     }
 
     /// Calls `f` for runs of the model over the first `limit` samples, or over all.

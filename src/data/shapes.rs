@@ -1,0 +1,448 @@
+//! The sizes to run a model with, where it leaves them open.
+//!
+//! Sizes come from the user (`--input`, `--dim`), else from what the graph says about its inputs
+//! (the weights of the first operators), else from what such axes usually are. Every guess is
+//! said aloud.
+
+use std::collections::BTreeMap;
+
+use paring_ir::tensor::Dims;
+use paring_ir::{DType, Dim, Graph, Model, OpId, Port, ValueId, escape};
+
+use super::{DataError, suggest};
+
+/// What the user says about sizes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ShapeOptions {
+    /// Whole shapes by input name.
+    pub inputs: BTreeMap<String, Vec<usize>>,
+    /// Sizes by symbol.
+    pub dims: BTreeMap<String, usize>,
+}
+
+impl ShapeOptions {
+    /// Reads `name=1,3,224,224`; the name may hold `=`.
+    pub fn parse_input(text: &str) -> Result<(String, Vec<usize>), String> {
+        let wrong = || format!("\"{}\" is not NAME=DIMS, such as x=1,3,224,224", escape(text));
+        let (name, dims) = text.rsplit_once('=').ok_or_else(wrong)?;
+        if dims.is_empty() {
+            return Ok((name.to_string(), Vec::new()));
+        }
+        let dims = dims.split(['x', ',']).map(|d| d.trim().parse::<usize>());
+        let dims = dims.collect::<Result<Vec<usize>, _>>().map_err(|_| wrong())?;
+        Ok((name.to_string(), dims))
+    }
+
+    /// Reads `batch=1`; the symbol may hold `=`.
+    pub fn parse_dim(text: &str) -> Result<(String, usize), String> {
+        let wrong = || format!("\"{}\" is not SYMBOL=SIZE, such as batch=1", escape(text));
+        let (name, size) = text.rsplit_once('=').ok_or_else(wrong)?;
+        let size = size.trim().parse().map_err(|_| wrong())?;
+        Ok((name.to_string(), size))
+    }
+}
+
+/// A size that nobody fixed, and another that it may be.
+#[derive(Clone, Debug, PartialEq)]
+struct Free {
+    size: usize,
+    other: usize,
+}
+
+/// The shapes of all inputs for one run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RunShapes {
+    /// The shapes, in the order of the model's inputs.
+    pub dims: Vec<Dims>,
+    /// The sizes of the symbols.
+    pub symbols: BTreeMap<String, usize>,
+    /// What was guessed.
+    pub notes: Vec<String>,
+    second: Option<Vec<Dims>>,
+}
+
+/// The size of a batch that nobody fixed.
+const BATCH: Free = Free { size: 1, other: 2 };
+/// Height and width of an image. Networks halve them five times, so multiples of 32.
+const IMAGE: Free = Free { size: 224, other: 256 };
+/// The length of a sequence.
+const SEQUENCE: Free = Free { size: 128, other: 96 };
+/// The length of a waveform.
+const WAVE: Free = Free { size: 16000, other: 12000 };
+
+impl RunShapes {
+    /// Settles the shapes of a model's inputs.
+    pub fn resolve(model: &Model, options: &ShapeOptions) -> Result<RunShapes, DataError> {
+        let mut resolver = Resolver {
+            graph: &model.graph,
+            options,
+            symbols: BTreeMap::new(),
+            notes: Vec::new(),
+        };
+        resolver.bind_symbols()?;
+        let mut out = RunShapes::default();
+        let mut second = Vec::new();
+        for &v in model.graph.inputs() {
+            let (dims, other) = resolver.input(v)?;
+            out.dims.push(dims);
+            second.push(other);
+        }
+        out.second = (second != out.dims).then_some(second);
+        out.symbols = resolver.symbols.into_iter().map(|(k, f)| (k, f.size)).collect();
+        out.notes = resolver.notes;
+        Ok(out)
+    }
+
+    /// The shapes of these inputs, all given.
+    pub fn fixed(dims: Vec<Dims>) -> RunShapes {
+        RunShapes {
+            dims,
+            ..RunShapes::default()
+        }
+    }
+
+    /// Two shapes to validate a model with free sizes at; one when nothing is free.
+    pub fn two_sizes(&self) -> Vec<RunShapes> {
+        let mut out = vec![self.clone()];
+        if let Some(second) = &self.second {
+            out.push(RunShapes::fixed(second.clone()));
+        }
+        out
+    }
+
+    /// The size of axis 0 when all inputs that have one agree on it, else 1: the samples in a run.
+    pub fn batch(&self) -> usize {
+        let mut sizes = self.dims.iter().filter_map(|d| d.first().copied());
+        match sizes.next() {
+            Some(first) if sizes.all(|s| s == first) => first.max(1),
+            _ => 1,
+        }
+    }
+}
+
+struct Resolver<'a> {
+    graph: &'a Graph,
+    options: &'a ShapeOptions,
+    symbols: BTreeMap<String, Free>,
+    notes: Vec<String>,
+}
+
+impl Resolver<'_> {
+    fn name(&self, v: ValueId) -> String {
+        self.graph.value(v).name().to_string()
+    }
+
+    fn shape_error(&self, v: ValueId, reason: impl Into<String>) -> DataError {
+        DataError::Shape {
+            input: escape(&self.name(v)),
+            reason: reason.into(),
+        }
+    }
+
+    fn shape(&self, v: ValueId) -> Option<Vec<Dim>> {
+        let value = self.graph.value(v);
+        let declared = value.declared_type().and_then(|t| t.shape()).map(<[Dim]>::to_vec);
+        declared.or_else(|| {
+            let dims = value.initializer()?.dims();
+            Some(dims.iter().map(|&d| Dim::Value(i64::try_from(d).unwrap_or(i64::MAX))).collect())
+        })
+    }
+
+    /// Takes up what the user says, and refuses what the model doesn't have.
+    fn bind_symbols(&mut self) -> Result<(), DataError> {
+        let names: Vec<String> = self.graph.inputs().iter().map(|&v| self.name(v)).collect();
+        let mut symbols: Vec<String> = Vec::new();
+        for &v in self.graph.inputs() {
+            for d in self.shape(v).unwrap_or_default() {
+                if let Dim::Param(p) = d
+                    && !symbols.iter().any(|s| **s == *p)
+                {
+                    symbols.push(p.to_string());
+                }
+            }
+        }
+        for name in self.options.inputs.keys().filter(|n| !names.contains(n)) {
+            return Err(DataError::Unknown {
+                what: "input",
+                name: escape(name),
+                hint: suggest(name, names.iter().map(String::as_str), "inputs"),
+            });
+        }
+        for (name, &size) in &self.options.dims {
+            if !symbols.contains(name) {
+                return Err(DataError::Unknown {
+                    what: "dimension",
+                    name: escape(name),
+                    hint: suggest(name, symbols.iter().map(String::as_str), "dimensions"),
+                });
+            }
+            self.symbols.insert(name.clone(), Free { size, other: size });
+        }
+        for &v in self.graph.inputs() {
+            if let Some(given) = self.options.inputs.get(&self.name(v)) {
+                self.bind_given(v, given)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn bind_given(&mut self, v: ValueId, given: &[usize]) -> Result<(), DataError> {
+        let Some(shape) = self.shape(v) else {
+            return Ok(());
+        };
+        let shown: Vec<String> = shape.iter().map(ToString::to_string).collect();
+        let mismatch = |at: String| {
+            format!("the shape {given:?} was given, and the model declares [{}]{at}", shown.join(", "))
+        };
+        if shape.len() != given.len() {
+            return Err(self.shape_error(v, mismatch(String::new())));
+        }
+        for (i, (d, &size)) in shape.iter().zip(given).enumerate() {
+            match d {
+                Dim::Value(_) if d.known() != Some(size) => {
+                    return Err(self.shape_error(v, mismatch(format!(", which differs on axis {i}"))));
+                }
+                Dim::Param(p) => {
+                    let fixed = Free { size, other: size };
+                    let before = self.symbols.insert(p.to_string(), fixed);
+                    if before.is_some_and(|b| b.size != size) {
+                        let reason = mismatch(format!(", where {} has two sizes", escape(p)));
+                        return Err(self.shape_error(v, reason));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn input(&mut self, v: ValueId) -> Result<(Dims, Dims), DataError> {
+        if let Some(given) = self.options.inputs.get(&self.name(v)) {
+            let dims: Dims = given.iter().copied().collect();
+            return Ok((dims.clone(), dims));
+        }
+        let Some(shape) = self.shape(v) else {
+            let name = escape(&self.name(v));
+            let reason = format!("its rank is not known; give its shape with --input {name}=...");
+            return Err(self.shape_error(v, reason));
+        };
+        let (mut dims, mut other) = (Dims::new(), Dims::new());
+        for (axis, d) in shape.iter().enumerate() {
+            let free = match d {
+                Dim::Value(_) => {
+                    let size = d
+                        .known()
+                        .ok_or_else(|| self.shape_error(v, format!("the size {d} of axis {axis} is negative")))?;
+                    Free { size, other: size }
+                }
+                Dim::Param(p) => match self.symbols.get(&**p) {
+                    Some(known) => known.clone(),
+                    None => {
+                        let free = self.guess(v, &shape, axis);
+                        self.notes.push(format!("{} = {} (--dim {0}=...)", escape(p), free.size));
+                        self.symbols.insert(p.to_string(), free.clone());
+                        free
+                    }
+                },
+                Dim::Unknown => {
+                    let free = self.guess(v, &shape, axis);
+                    let name = escape(&self.name(v));
+                    self.notes.push(format!(
+                        "axis {axis} of \"{name}\" = {} (--input {name}=...)",
+                        free.size
+                    ));
+                    free
+                }
+            };
+            dims.push(free.size);
+            other.push(free.other);
+        }
+        Ok((dims, other))
+    }
+
+    fn guess(&self, v: ValueId, shape: &[Dim], axis: usize) -> Free {
+        if let Some(size) = weight_size(self.graph, v, axis, shape.len(), 0) {
+            return Free { size, other: size };
+        }
+        let symbol = match shape.get(axis) {
+            Some(Dim::Param(p)) => p.to_lowercase(),
+            _ => String::new(),
+        };
+        let says = |words: &[&str]| words.iter().any(|w| symbol.contains(w));
+        if says(&["batch"]) || symbol == "n" || symbol == "b" || symbol == "bs" {
+            return BATCH;
+        }
+        if says(&["height", "width"]) || symbol == "h" || symbol == "w" {
+            return image_side(shape, axis);
+        }
+        if says(&["seq", "token", "time", "frame", "len"]) {
+            return SEQUENCE;
+        }
+        let dtype = self.graph.value(v).declared_type().and_then(|t| t.dtype());
+        self.usual(shape, axis, dtype)
+    }
+
+    /// What an axis of an input of this rank usually is.
+    fn usual(&self, shape: &[Dim], axis: usize, dtype: Option<DType>) -> Free {
+        let float = dtype.is_none_or(DType::is_float);
+        let channels_last = shape.last().and_then(Dim::known).is_some_and(|c| c <= 4);
+        match (shape.len(), axis) {
+            (1, _) if float => WAVE,
+            (_, 0) => BATCH,
+            (4, 1) if !channels_last => Free { size: 3, other: 3 },
+            (4, _) => image_side(shape, axis),
+            (5, 1) => Free { size: 3, other: 3 },
+            (5, _) => Free { size: 32, other: 64 },
+            _ => SEQUENCE,
+        }
+    }
+}
+
+/// A side of an image; where the other side is fixed and small, as for a line of text, a
+/// multiple of it.
+fn image_side(shape: &[Dim], axis: usize) -> Free {
+    let sides = (2..4).filter(|&a| a != axis);
+    let fixed = sides.filter_map(|a| shape.get(a)?.known()).next();
+    match fixed {
+        Some(side) if shape.len() == 4 && (8..=64).contains(&side) => Free {
+            size: side * 4,
+            other: side * 6,
+        },
+        Some(side) if shape.len() == 4 && (65..=1024).contains(&side) => Free {
+            size: side,
+            other: side,
+        },
+        _ => IMAGE,
+    }
+}
+
+/// The size that the weights of a consumer give to an axis of a value.
+fn weight_size(graph: &Graph, v: ValueId, axis: usize, rank: usize, depth: usize) -> Option<usize> {
+    if depth > 6 {
+        return None;
+    }
+    graph.sorted_uses(v).into_iter().find_map(|u| match u.port {
+        Port::Input(slot) => consumer_size(graph, u.op, slot, axis, rank, depth),
+        _ => None,
+    })
+}
+
+fn consumer_size(
+    graph: &Graph,
+    op: OpId,
+    slot: u32,
+    axis: usize,
+    rank: usize,
+    depth: usize,
+) -> Option<usize> {
+    let o = graph.op(op);
+    if !o.domain().is_empty() || slot != 0 {
+        return None;
+    }
+    let weight = |slot: usize, axis: usize| graph.input_tensor(op, slot)?.dims().get(axis).copied();
+    let last = rank.checked_sub(1)?;
+    match &**o.op_type() {
+        "Conv" if axis == 1 => {
+            let group = usize::try_from(o.int_or("group", 1)).ok()?;
+            weight(1, 1)?.checked_mul(group)
+        }
+        "ConvTranspose" if axis == 1 => weight(1, 0),
+        "MatMul" if axis == last => {
+            let w = graph.input_tensor(op, 1)?;
+            w.rank().checked_sub(2).and_then(|a| weight(1, a))
+        }
+        "Gemm" if rank == 2 => match (axis, o.int_or("transA", 0), o.int_or("transB", 0)) {
+            (1, 0, 0) | (0, 1, 0) => weight(1, 0),
+            (1, 0, _) | (0, 1, _) => weight(1, 1),
+            _ => None,
+        },
+        "LSTM" | "GRU" | "RNN" if axis == 2 => weight(1, 2),
+        "BatchNormalization" if axis == 1 => weight(1, 0),
+        "Cast" | "Identity" | "Relu" => weight_size(graph, o.output(0)?, axis, rank, depth + 1),
+        "Transpose" => {
+            let to = match o.ints("perm") {
+                Some(perm) => perm.iter().position(|&p| usize::try_from(p) == Ok(axis))?,
+                None => last.checked_sub(axis)?,
+            };
+            weight_size(graph, o.output(0)?, to, rank, depth + 1)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use paring_ir::{NewOp, Tensor, ValueType};
+
+    use super::*;
+
+    fn symbol(name: &str) -> Dim {
+        Dim::Param(name.into())
+    }
+
+    fn model(dtype: DType, dims: &[Dim], op: impl FnOnce(&mut Graph, ValueId)) -> Model {
+        let mut g = Graph::new("main");
+        let x = g.add_input("x", Some(ValueType::tensor(dtype, dims.to_vec()))).unwrap();
+        op(&mut g, x);
+        Model::new(g, 17)
+    }
+
+    fn dims(m: &Model, options: &ShapeOptions) -> Vec<usize> {
+        RunShapes::resolve(m, options).unwrap().dims[0].to_vec()
+    }
+
+    #[test]
+    fn images_take_channels_from_the_first_convolution() {
+        let shape = [symbol("batch"), Dim::Unknown, symbol("h"), symbol("w")];
+        let m = model(DType::F32, &shape, |g, x| {
+            let w = g.add_constant("w", Tensor::from_vec([8, 1, 3, 3], vec![0f32; 72]).unwrap()).unwrap();
+            g.add_op(NewOp::new("Conv").input(x).input(w).output("y")).unwrap();
+        });
+        let shapes = RunShapes::resolve(&m, &ShapeOptions::default()).unwrap();
+        assert_eq!(shapes.dims[0].as_slice(), [1, 1, 224, 224]);
+        assert_eq!(shapes.notes[0], "batch = 1 (--dim batch=...)");
+        let sizes = shapes.two_sizes();
+        assert_eq!(sizes[1].dims[0].as_slice(), [2, 1, 256, 256]);
+        assert_eq!(sizes[1].batch(), 2);
+    }
+
+    #[test]
+    fn token_ids_text_lines_and_features() {
+        let none = ShapeOptions::default();
+        let ids = model(DType::I64, &[symbol("batch"), symbol("sequence_length")], |_, _| {});
+        assert_eq!(dims(&ids, &none), [1, 128]);
+        let line = [Dim::Unknown, Dim::Value(3), Dim::Value(48), Dim::Unknown];
+        assert_eq!(dims(&model(DType::F32, &line, |_, _| {}), &none), [1, 3, 48, 192]);
+        let features = model(DType::F32, &[Dim::Unknown, Dim::Unknown], |g, x| {
+            let w = g.add_constant("w", Tensor::from_vec([5, 2], vec![0f32; 10]).unwrap()).unwrap();
+            g.add_op(NewOp::new("MatMul").input(x).input(w).output("y")).unwrap();
+        });
+        assert_eq!(dims(&features, &none), [1, 5]);
+    }
+
+    #[test]
+    fn what_the_user_says_holds_and_must_fit() {
+        let m = model(DType::F32, &[symbol("batch"), Dim::Value(3)], |_, _| {});
+        let mut options = ShapeOptions::default();
+        options.dims.insert("batch".into(), 7);
+        let shapes = RunShapes::resolve(&m, &options).unwrap();
+        assert_eq!(shapes.dims[0].as_slice(), [7, 3]);
+        assert_eq!(shapes.two_sizes().len(), 1);
+        options.dims.insert("bach".into(), 1);
+        let e = RunShapes::resolve(&m, &options).unwrap_err().to_string();
+        assert!(e.contains("no dimension \"bach\"") && e.contains("did you mean \"batch\"?"), "{e}");
+        let given = |text: &str| {
+            let (name, dims) = ShapeOptions::parse_input(text).unwrap();
+            let inputs = BTreeMap::from([(name, dims)]);
+            RunShapes::resolve(&m, &ShapeOptions { inputs, ..Default::default() })
+        };
+        assert_eq!(given("x=2,3").unwrap().symbols["batch"], 2);
+        let e = given("x=2,4").unwrap_err().to_string();
+        assert!(e.contains("declares [batch, 3], which differs on axis 1"), "{e}");
+        assert!(given("x=2").is_err());
+        assert!(given("y=2").unwrap_err().to_string().contains("no input \"y\""));
+        assert!(ShapeOptions::parse_input("x=1,a").is_err());
+        assert_eq!(ShapeOptions::parse_dim("a=b=3").unwrap(), ("a=b".to_string(), 3));
+    }
+}
