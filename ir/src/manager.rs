@@ -118,8 +118,12 @@ impl Verdict {
 
 /// Compares models by running them.
 pub trait Judge {
-    /// Compares the outputs of a model with those of a reference on the same samples.
-    fn compare(&mut self, reference: &Model, model: &Model) -> Result<Verdict, EngineError>;
+    /// Compares the outputs of a model with those of the reference that it was made from by
+    /// exact passes: on few samples, and at two sizes where the inputs have open dimensions.
+    fn compare_exact(&mut self, reference: &Model, model: &Model) -> Result<Verdict, EngineError>;
+
+    /// Scores a model against the original on all samples for evaluation.
+    fn score(&mut self, original: &Model, model: &Model) -> Result<Difference, EngineError>;
 
     /// The latency of a model over that of a reference.
     fn latency_ratio(&mut self, reference: &Model, model: &Model) -> Result<f64, EngineError>;
@@ -549,7 +553,7 @@ impl<'a> Manager<'a> {
         ) else {
             return Ok(());
         };
-        let verdict = judge.compare(&anchor, model);
+        let verdict = judge.compare_exact(&anchor, model);
         if matches!(&verdict, Ok(v) if !v.beyond_noise()) {
             run.anchor = Some(model.clone());
             return Ok(());
@@ -609,7 +613,7 @@ impl<'a> Manager<'a> {
             }
         }
         match &mut self.judge {
-            Some(judge) => !matches!(judge.compare(anchor, &model), Ok(v) if !v.beyond_noise()),
+            Some(judge) => !matches!(judge.compare_exact(anchor, &model), Ok(v) if !v.beyond_noise()),
             None => false,
         }
     }
@@ -655,7 +659,7 @@ fn measure(
     model: &Model,
     accept: &Accept,
 ) -> Result<Measured, EngineError> {
-    let difference = judge.compare(original, model)?.difference;
+    let difference = judge.score(original, model)?;
     let mut breaches = accept.breaches(&difference);
     if let Some(limit) = accept.max_latency_ratio {
         let ratio = judge.latency_ratio(original, model)?;

@@ -8,6 +8,9 @@ use crate::model::Model;
 use crate::pass::{Changed, Pass, PassContext, PassError, PassInfo};
 use crate::select::{OptionError, OptionSet, nearest};
 
+/// Options as they stand in a recipe.
+pub type JsonMap = Map<String, Json>;
+
 /// A pass with its options, ready to run.
 pub trait ReadyPass: Send + Sync {
     /// What the pass is.

@@ -287,7 +287,7 @@ fn check_type(path: &str, name: &str) -> Result<(), OptionError> {
     if name.contains("::") || schema::knowledge(name).is_some() {
         return Ok(());
     }
-    let known: Vec<&str> = schema::operator_names().collect();
+    let known = schema::operator_names();
     Err(OptionError::Invalid {
         path: path.to_owned(),
         reason: match nearest(name, known) {
