@@ -411,7 +411,8 @@ impl Tensor {
 
     /// The number of elements.
     pub fn len(&self) -> usize {
-        self.dims.iter().product()
+        // Every way to make a tensor has checked that this doesn't overflow.
+        element_count(&self.dims).unwrap_or(0)
     }
 
     /// Whether there are no elements.
@@ -582,17 +583,50 @@ impl Tensor {
         self.to_f64s()?.first().copied()
     }
 
-    /// Elements that are zero (either sign); 0 for strings.
+    /// Elements that are zero (either sign); 0 for strings. The elements are read in place.
     pub fn count_zeros(&self) -> usize {
-        match self.dtype {
-            DType::F32 => cast::<f32>(self.bytes())
-                .iter()
-                .filter(|v| **v == 0.0)
-                .count(),
-            _ => self
-                .to_f64s()
-                .map_or(0, |v| v.iter().filter(|v| **v == 0.0).count()),
+        fn zeros<const N: usize>(bytes: &[u8], sign: [u8; N]) -> usize {
+            let (elements, _) = bytes.as_chunks::<N>();
+            let is_zero = |e: &&[u8; N]| e.iter().zip(&sign).all(|(byte, sign)| byte & !sign == 0);
+            elements.iter().filter(is_zero).count()
         }
+        let b = self.bytes();
+        match self.dtype {
+            DType::String => 0,
+            DType::F32 => {
+                let (elements, _) = b.as_chunks::<4>();
+                let is_zero = |e: &&[u8; 4]| u32::from_le_bytes(**e) << 1 == 0;
+                elements.iter().filter(is_zero).count()
+            }
+            DType::F64 => zeros(b, [0, 0, 0, 0, 0, 0, 0, 0x80]),
+            DType::F16 | DType::BF16 => zeros(b, [0, 0x80]),
+            DType::F8E4M3FN | DType::F8E5M2 => zeros(b, [0x80]),
+            // An exponent alone is never zero.
+            DType::F8E8M0 => 0,
+            DType::Bool | DType::U8 | DType::I8 | DType::F8E4M3FNUZ | DType::F8E5M2FNUZ => {
+                zeros(b, [0])
+            }
+            DType::U16 | DType::I16 => zeros(b, [0; 2]),
+            DType::U32 | DType::I32 => zeros(b, [0; 4]),
+            DType::U64 | DType::I64 => zeros(b, [0; 8]),
+            DType::C64 => zeros(b, [0, 0, 0, 0x80, 0, 0, 0, 0x80]),
+            DType::C128 => zeros(b, [0, 0, 0, 0, 0, 0, 0, 0x80, 0, 0, 0, 0, 0, 0, 0, 0x80]),
+            DType::U4 | DType::I4 => self.packed_zeros(4, 0xF),
+            DType::F4E2M1 => self.packed_zeros(4, 0x7),
+            DType::U2 | DType::I2 => self.packed_zeros(2, 0x3),
+        }
+    }
+
+    /// Elements of less than a byte that have none of the bits of `mask`.
+    fn packed_zeros(&self, bits: u32, mask: u8) -> usize {
+        let codes = self
+            .bytes()
+            .iter()
+            .flat_map(|byte| (0..8 / bits).map(move |i| byte >> (bits * i)));
+        codes
+            .take(self.len())
+            .filter(|code| code & mask == 0)
+            .count()
     }
 
     /// A hash of element type, shape and elements (xxh3, 128 bits); equal tensors have equal digests.
@@ -707,6 +741,31 @@ mod tests {
         assert_eq!(t.to_i64s(), Some(vec![1, -1, -8]));
         let t = Tensor::new(DType::U2, [5], vec![0b1110_0100, 0b10]).expect("five crumbs");
         assert_eq!(t.to_i64s(), Some(vec![0, 1, 2, 3, 2]));
+    }
+
+    #[test]
+    fn zeros_are_counted_by_the_bits_of_the_type() {
+        let zeros = |dtype, n: usize, bytes: &[u8]| {
+            let t = Tensor::new(dtype, [n], bytes.to_vec()).expect("bytes that fit");
+            t.count_zeros()
+        };
+        let floats = Tensor::vector(vec![0f32, -0.0, 1e-45, f32::NAN, -1.0]);
+        assert_eq!(floats.count_zeros(), 2);
+        assert_eq!(Tensor::vector(vec![0i64, 1 << 40, -1]).count_zeros(), 1);
+        assert_eq!(zeros(DType::F16, 3, &[0, 0, 0, 0x80, 1, 0]), 2);
+        assert_eq!(zeros(DType::F8E4M3FN, 2, &[0, 0x80]), 2);
+        assert_eq!(zeros(DType::F8E4M3FNUZ, 2, &[0, 0x80]), 1);
+        assert_eq!(zeros(DType::F8E8M0, 1, &[0]), 0);
+        // The padding of the last byte is no element.
+        assert_eq!(zeros(DType::I4, 3, &[0x08, 0x01]), 1);
+        assert_eq!(zeros(DType::F4E2M1, 3, &[0x08, 0x01]), 2);
+        assert_eq!(zeros(DType::U2, 5, &[0b0001_0011, 0]), 3);
+    }
+
+    #[test]
+    fn an_empty_shape_may_have_huge_factors() {
+        let t = Tensor::new(DType::F32, [usize::MAX, 2, 0], Bytes::new()).expect("no bytes");
+        assert_eq!((t.len(), t.is_empty()), (0, true));
     }
 
     #[test]

@@ -163,6 +163,15 @@ impl Knowledge {
         )
     }
 
+    /// Whether the operator does multiply-accumulates that count; see [`super::macs`].
+    pub fn counts_macs(&self) -> bool {
+        let linear = matches!(
+            self.class,
+            Class::Linear | Class::Attention | Class::Recurrent
+        );
+        linear && self.op_type != "RotaryEmbedding"
+    }
+
     const fn commutative(mut self) -> Self {
         self.commutative = true;
         self

@@ -5,18 +5,11 @@
 //! element-wise operators, normalizations, poolings and biases don't. Padding counts as if it
 //! were data, and causal attention as if it weren't causal.
 
-use super::knowledge::{Class, knowledge};
+use super::knowledge::knowledge;
 use crate::op::Op;
 
 /// The dimensions of a value, each known or not.
 pub type KnownDims = [Option<u64>];
-
-/// Whether an operator does multiply-accumulates that count; for all others of the standard
-/// domain they are 0.
-pub fn counts_macs(op_type: &str) -> bool {
-    let linear = |c| matches!(c, Class::Linear | Class::Attention | Class::Recurrent);
-    knowledge(op_type).is_some_and(|k| linear(k.class)) && op_type != "RotaryEmbedding"
-}
 
 /// The dimensions of an operator's inputs and outputs by slot.
 struct Dims<'a> {
@@ -55,8 +48,8 @@ pub fn macs(op: &Op, inputs: &[Option<&KnownDims>], outputs: &[Option<&KnownDims
     if !op.domain().is_empty() {
         return None;
     }
-    if !counts_macs(op.op_type()) {
-        return knowledge(op.op_type()).map(|_| 0);
+    if !knowledge(op.op_type())?.counts_macs() {
+        return Some(0);
     }
     let dims = Dims { inputs, outputs };
     match &**op.op_type() {

@@ -27,7 +27,7 @@ pub use knowledge::{
     is_pure_standard, knowledge, known_operators, monotonicity, of, output_range, role,
 };
 pub use layout::{WeightLayout, weight_layout, weight_layout_at, weight_slots};
-pub use macs::{KnownDims, counts_macs, macs};
+pub use macs::{KnownDims, macs};
 
 /// The newest opset that the table knows. Later opsets get the newest versions.
 pub const NEWEST_OPSET: i64 = 28;
