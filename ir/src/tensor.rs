@@ -610,10 +610,7 @@ impl Tensor {
             DType::U32 | DType::I32 => zeros(b, [0; 4]),
             DType::U64 | DType::I64 => zeros(b, [0; 8]),
             DType::C64 => zeros(b, [0, 0, 0, 0x80, 0, 0, 0, 0x80]),
-            DType::C128 => zeros(
-                b,
-                [0, 0, 0, 0, 0, 0, 0, 0x80, 0, 0, 0, 0, 0, 0, 0, 0x80],
-            ),
+            DType::C128 => zeros(b, [0, 0, 0, 0, 0, 0, 0, 0x80, 0, 0, 0, 0, 0, 0, 0, 0x80]),
             DType::U4 | DType::I4 => self.packed_zeros(4, 0xF),
             DType::F4E2M1 => self.packed_zeros(4, 0x7),
             DType::U2 | DType::I2 => self.packed_zeros(2, 0x3),

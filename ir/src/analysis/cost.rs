@@ -17,14 +17,14 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
-use super::{Analysis, AnalysisCache};
+use super::{Analysis, AnalysisCache, Shapes};
 use crate::attr::AttrValue;
 use crate::graph::{Graph, OpId, Port, ValueId};
 use crate::model::Model;
 use crate::op::Op;
 use crate::schema::{self, Class, KnownDims, Role};
 use crate::tensor::{DType, Tensor};
-use crate::value::{Constant, Name, Use};
+use crate::value::{Constant, Dim, Name, Use};
 
 /// What to count.
 #[derive(Clone, Debug, Default)]
@@ -80,6 +80,15 @@ pub struct Costs {
     ops: HashMap<OpId, OpCost>,
 }
 
+impl Analysis for Costs {
+    type Options = CostOptions;
+
+    fn compute(model: &Model, options: &CostOptions, cache: &mut AnalysisCache) -> Costs {
+        let shapes = cache.get::<Shapes>(model);
+        count(model, options, &shapes)
+    }
+}
+
 impl Costs {
     /// The cost of the whole model.
     pub fn total(&self) -> &ModelCost {
@@ -100,9 +109,18 @@ impl Costs {
 /// Sizes of a value: each with whether it was assumed.
 type Sizes = SmallVec<[(u64, bool); 6]>;
 
-/// Where the sizes of values come from.
-trait SizeSource {
-    fn sizes(&self, graph: &Graph, value: ValueId) -> Option<Sizes>;
+/// The sizes of a value of the innermost graph that is a tensor of known rank.
+fn sizes_of(shapes: &Shapes, scopes: &[&Graph], value: ValueId) -> Option<Sizes> {
+    if let Some(dims) = shapes.known_dims(value) {
+        return Some(dims.into_iter().map(|d| (d as u64, false)).collect());
+    }
+    let (graph, outside) = scopes.split_last()?;
+    let value = graph.get_value(value)?;
+    let Some(ty) = value.known_type() else {
+        return sizes_of(shapes, outside, value.captured_from()?);
+    };
+    let size = |d: &Dim| d.known().map_or((1, true), |n| (n as u64, false));
+    Some(ty.shape()?.iter().map(size).collect())
 }
 
 /// A run of graphs: the sum over its operators.
@@ -135,7 +153,7 @@ impl Work {
 
 struct Counter<'a> {
     model: &'a Model,
-    sizes: &'a dyn SizeSource,
+    shapes: &'a Shapes,
     zeros: bool,
     cost: ModelCost,
     ops: HashMap<OpId, OpCost>,
@@ -147,11 +165,11 @@ struct Counter<'a> {
     heavy_functions: Vec<Option<bool>>,
 }
 
-fn count(model: &Model, options: &CostOptions, sizes: &dyn SizeSource) -> Costs {
+fn count(model: &Model, options: &CostOptions, shapes: &Shapes) -> Costs {
     let functions = model.functions.iter().enumerate();
     let mut counter = Counter {
         model,
-        sizes,
+        shapes,
         zeros: options.zeros,
         cost: ModelCost {
             opset: model.opset(),
@@ -302,21 +320,19 @@ impl<'a> Counter<'a> {
     }
 
     fn products(&mut self, scopes: &[&'a Graph], op: &Op) -> Work {
-        let unknown = Work {
-            unknown: 1,
-            ..Work::default()
-        };
-        let Some(&graph) = scopes.last() else {
-            return unknown;
-        };
-        let sizes = |v: Option<ValueId>| self.sizes.sizes(graph, v?);
+        let sizes = |v: Option<ValueId>| sizes_of(self.shapes, scopes, v?);
         let inputs: Vec<Option<Sizes>> = op.inputs().map(sizes).collect();
         let outputs: Vec<Option<Sizes>> = op.outputs().iter().copied().map(sizes).collect();
         let (macs, assumed) = match count_macs(op, &inputs, &outputs, false) {
             Some(macs) => (macs, false),
             None => match count_macs(op, &inputs, &outputs, true) {
                 Some(macs) => (macs, true),
-                None => return unknown,
+                None => {
+                    return Work {
+                        unknown: 1,
+                        ..Work::default()
+                    };
+                }
             },
         };
         let (zeros, elements) = self.sparsity_of(scopes, op);
@@ -404,7 +420,7 @@ impl<'a> Counter<'a> {
         }
         let times = match &**op.op_type() {
             "Loop" => trip_count(graph, op),
-            "Scan" => self.scan_length(graph, op),
+            "Scan" => self.scan_length(scopes, op),
             _ => None,
         };
         let mut work = Work::default();
@@ -413,10 +429,10 @@ impl<'a> Counter<'a> {
     }
 
     /// The size of the first scanned input along its axis.
-    fn scan_length(&self, graph: &Graph, op: &Op) -> Option<u64> {
+    fn scan_length(&self, scopes: &[&'a Graph], op: &Op) -> Option<u64> {
         let scanned = usize::try_from(op.int("num_scan_inputs")?).ok()?;
         let slot = op.input_count().checked_sub(scanned)?;
-        let sizes = self.sizes.sizes(graph, op.input(slot)?)?;
+        let sizes = sizes_of(self.shapes, scopes, op.input(slot)?)?;
         let axis = op
             .ints("scan_input_axes")
             .and_then(|a| a.first().copied())
@@ -551,7 +567,11 @@ impl Weight {
             dtype: tensor.dtype(),
             elements: tensor.len() as u64,
             bytes: tensor.byte_len() as u64,
-            zeros: if zeros { tensor.count_zeros() as u64 } else { 0 },
+            zeros: if zeros {
+                tensor.count_zeros() as u64
+            } else {
+                0
+            },
         }
     }
 
@@ -723,4 +743,220 @@ fn carries_sizes(class: Class) -> bool {
             | Class::Layout
             | Class::Index
     )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+
+    use super::*;
+    use crate::text::parse_model;
+
+    fn costs(text: &str) -> Costs {
+        let model = parse_model(text).unwrap();
+        let options = CostOptions { zeros: true };
+        Costs::compute(&model, &options, &mut AnalysisCache::new())
+    }
+
+    fn cost(text: &str) -> ModelCost {
+        costs(text).total().clone()
+    }
+
+    #[test]
+    fn a_small_network() {
+        let c = cost(
+            r#"<opset_import: ["": 17]>
+            net (float[1,3,8,8] x) => (float[1,5] y)
+            <float[4,3,3,3] w = ones, float[4] b = zeros, int64[2] shape = {1, 256},
+             float[256,5] v = ones, float[1,4,8,8] c, float[1,4,8,8] r, float[1,256] f>
+            {
+                c = Conv <pads = [1, 1, 1, 1]> (x, w, b)
+                r = Relu (c)
+                f = Reshape (r, shape)
+                y = Gemm (f, v)
+            }"#,
+        );
+        assert_eq!((c.nodes, c.constants, c.opset), (4, 0, 17));
+        let names: Vec<&str> = c.operators.keys().map(String::as_str).collect();
+        assert_eq!(names, ["Conv", "Gemm", "Relu", "Reshape"]);
+        // The shape is no parameter.
+        assert_eq!(c.parameters, 4 * 27 + 4 + 256 * 5);
+        assert_eq!(c.weight_bytes, 4 * c.parameters);
+        assert_eq!(c.zeros, Some(4));
+        assert_eq!(c.macs, 4 * 64 * 27 + 256 * 5);
+        assert_eq!(c.effective_macs, Some(c.macs));
+        assert_eq!((c.macs_assumed, c.macs_unknown), (false, 0));
+    }
+
+    #[test]
+    fn the_keys_of_the_json_are_stable() {
+        let c = serde_json::to_value(cost(
+            "<opset_import: [\"\": 13]> g (float[2] x) => (float[2] y) { y = Abs (x) }",
+        ));
+        let c = c.unwrap();
+        for key in [
+            "nodes",
+            "operators",
+            "parameters",
+            "weight_bytes",
+            "macs",
+            "opset",
+        ] {
+            assert!(!c[key].is_null(), "{key}");
+        }
+        assert_eq!(c["operators"]["Abs"], 1);
+    }
+
+    #[test]
+    fn zeros_of_the_weight_lower_the_effective_macs() {
+        let c = cost(
+            r#"<opset_import: ["": 17]>
+            net (float[1,4] x) => (float[1,2] z)
+            <float[2,4] w = {1, 0, 2, 0, 0, 0, 0, 3}, float[4,2] t, int8[2,2] q = {1, 0, 0, 0},
+             float s = {0.5}, int8 p = {0}, float[2,2] d, float[1,2] y>
+            {
+                t = Transpose <perm = [1, 0]> (w)
+                y = MatMul (x, t)
+                d = DequantizeLinear (q, s, p)
+                z = MatMul (y, d)
+            }"#,
+        );
+        assert_eq!(c.macs, 8 + 4);
+        assert_eq!(c.effective_macs, Some(3 + 1));
+        assert_eq!(c.zeros, Some(5 + 3 + 1));
+    }
+
+    #[test]
+    fn zeros_are_counted_on_request() {
+        let model = parse_model(
+            "<opset_import: [\"\": 13]> g (float[2] x) => (float[2] y)
+             <float[2] w = zeros> { y = Add (x, w) }",
+        )
+        .unwrap();
+        let c = AnalysisCache::new().get::<Costs>(&model);
+        assert_eq!((c.total().zeros, c.total().effective_macs), (None, None));
+        assert_eq!(c.total().parameters, 2);
+    }
+
+    #[test]
+    fn what_decides_about_shapes_is_no_parameter() {
+        let c = cost(
+            r#"<opset_import: ["": 17]>
+            net (float[N,4] x, int64[M] ids) => (float[N,2,2] y, float[M,3] e)
+            <int64[1] start = {0}, int64[1] end = {1}, int64[2] rest = {2, 2}, int64 two = {2},
+             float[7,3] table = ones, int64[1] position = {1}>
+            {
+                shape = Shape (x)
+                n = Slice (shape, start, end)
+                doubled = Mul (n, two)
+                one = Constant <value_ints = [2]> ()
+                same = Div (doubled, one)
+                target = Concat <axis = 0> (same, rest)
+                y = Reshape (x, target)
+                moved = Add (ids, position)
+                e = Gather (table, moved)
+            }"#,
+        );
+        assert_eq!(c.parameters, 21);
+        assert_eq!((c.nodes, c.constants), (8, 1));
+    }
+
+    #[test]
+    fn integers_that_are_data_are_parameters() {
+        let c = cost(
+            r#"<opset_import: ["": 17]>
+            net (int64[3] x) => (int64[3] y, int64[3] shape)
+            <int64[3] offset = {1, 2, 3}, bool[3] mask = ones, int64[3] other = {4, 5, 6}>
+            {
+                s = Add (x, offset)
+                y = Where (mask, s, x)
+                shape = Identity (other)
+            }"#,
+        );
+        // Booleans are not counted; what leaves the model is data.
+        assert_eq!(c.parameters, 6);
+    }
+
+    #[test]
+    fn shared_and_sparse_weights_count_once_and_whole() {
+        let c = cost(
+            r#"<opset_import: ["": 17]>
+            net (float[1,3] x) => (float[1,3] z)
+            <float[3,3] w = ones, sparse_tensor(float[5]) s = float[2] {1, 2} at int64[2] {0, 3},
+             float[1,3] y>
+            {
+                y = MatMul (x, w)
+                z = MatMul (y, w)
+            }"#,
+        );
+        assert_eq!(c.parameters, 9 + 5);
+        assert_eq!(c.zeros, Some(3));
+        assert_eq!(c.macs, 18);
+    }
+
+    #[test]
+    fn open_sizes_count_as_one_and_are_said() {
+        let c = cost(
+            r#"<opset_import: ["": 17]>
+            net (float[N,4] x) => (float[N,2] y) <float[4,2] w = ones> { y = MatMul (x, w) }"#,
+        );
+        assert_eq!((c.macs, c.macs_assumed, c.macs_unknown), (8, true, 0));
+    }
+
+    #[test]
+    fn what_can_not_be_counted_is_said() {
+        let c = cost(
+            r#"<opset_import: ["": 17, "com.example": 1]>
+            net (float[1,4] x) => (float[] y) <float[4,2] w = ones>
+            {
+                z = com.example.Mystery (x)
+                y = MatMul (z, w)
+            }"#,
+        );
+        assert_eq!((c.macs, c.macs_unknown), (0, 2));
+        assert_eq!(c.operators["com.example::Mystery"], 1);
+    }
+
+    #[test]
+    fn the_costlier_branch_counts_and_loops_repeat() {
+        let costs = costs(
+            r#"<opset_import: ["": 17]>
+            net (float[1,4] x, bool c) => (float[1,4] y, float[1,4] z)
+            <float[4,4] w = ones, int64 five = {5}>
+            {
+                y = If (c) <
+                    then_branch = big () => (float[1,4] a) <float[1,4] u> {
+                        u = MatMul (x, w)
+                        a = MatMul (u, w)
+                    },
+                    else_branch = small () => (float[1,4] b) { b = MatMul (x, w) }
+                >
+                z = Loop (five, c, x) <
+                    body = step (int64 i, bool go, float[1,4] s) => (bool go_on, float[1,4] t) {
+                        go_on = Identity (go)
+                        t = MatMul (s, w)
+                    }
+                >
+            }"#,
+        );
+        let c = costs.total();
+        assert_eq!(c.macs, 2 * 16 + 5 * 16);
+        assert!(!c.macs_assumed);
+        assert_eq!((c.nodes, c.operators["MatMul"]), (7, 4));
+        assert_eq!(c.parameters, 16);
+    }
+
+    #[test]
+    fn calls_are_known_only_when_the_function_does_no_products() {
+        let c = cost(
+            r#"<ir_version: 10, opset_import: ["": 17, "local": 1]>
+            net (float[1,4] x) => (float[1,4] z) { y = local.light (x) z = local.heavy (y) }
+            <domain: "local", opset_import: ["": 17]>
+            light (a) => (b) { b = Relu (a) }
+            <domain: "local", opset_import: ["": 17]>
+            heavy (a) => (b) { w = Constant <value = float[4,4] {
+                1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}> () b = MatMul (a, w) }"#,
+        );
+        assert_eq!((c.nodes, c.macs_unknown, c.parameters), (2, 1, 16));
+    }
 }
