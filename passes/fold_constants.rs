@@ -135,9 +135,11 @@ fn may_fold(graph: &Graph, op: OpId) -> bool {
         let value = graph.value(v);
         value.as_tensor().is_some() || value.captured_from().is_some()
     };
-    o.is("Shape") || o.is("Size") || (o.inputs().flatten().next().is_some()
-        && o.inputs().flatten().all(known)
-        && foldable_class(o).is_some())
+    o.is("Shape")
+        || o.is("Size")
+        || (o.inputs().flatten().next().is_some()
+            && o.inputs().flatten().all(known)
+            && foldable_class(o).is_some())
 }
 
 /// The class of an operator that may be folded at all.
@@ -259,7 +261,12 @@ impl Region {
         self.ops.push(op);
     }
 
-    fn tensor<'a>(&'a self, graph: &'a Graph, round: &'a Round<'_>, v: ValueId) -> Option<&'a Tensor> {
+    fn tensor<'a>(
+        &'a self,
+        graph: &'a Graph,
+        round: &'a Round<'_>,
+        v: ValueId,
+    ) -> Option<&'a Tensor> {
         constant(graph, &round.captured, v).or_else(|| self.known.get(&v))
     }
 }
@@ -277,14 +284,23 @@ impl FoldConstants {
             self.consider(graph, op, &mut region, round, cx);
         }
         let wanted = frontier(graph, &region);
-        let (known, computed): (Vec<ValueId>, Vec<ValueId>) =
-            wanted.into_iter().partition(|v| region.known.contains_key(v));
+        let (known, computed): (Vec<ValueId>, Vec<ValueId>) = wanted
+            .into_iter()
+            .partition(|v| region.known.contains_key(v));
         let mut results: Vec<(ValueId, Tensor)> = known
             .into_iter()
             .filter_map(|v| Some((v, region.known.get(&v)?.clone())))
             .collect();
         let mut refusals = 0;
-        self.evaluate(graph, &region, &computed, round, cx, &mut refusals, &mut results);
+        self.evaluate(
+            graph,
+            &region,
+            &computed,
+            round,
+            cx,
+            &mut refusals,
+            &mut results,
+        );
         for (v, tensor) in results {
             if let Some(op) = graph.producer(v) {
                 let what = format!("{}{:?} computed ahead", tensor.dtype(), tensor.dims());
@@ -316,7 +332,9 @@ impl FoldConstants {
         let Some(class) = foldable_class(o) else {
             return;
         };
-        let stands_in = round.functions.contains(&(o.domain().clone(), o.op_type().clone()));
+        let stands_in = round
+            .functions
+            .contains(&(o.domain().clone(), o.op_type().clone()));
         let results: Vec<ValueId> = used_outputs(graph, op);
         if results.is_empty() || stands_in {
             return;
@@ -333,7 +351,12 @@ impl FoldConstants {
             return;
         }
         if results.iter().any(|&v| graph.value(v).is_output()) {
-            round.miss(graph, op, "graph-output", "the result is constant, and a graph output");
+            round.miss(
+                graph,
+                op,
+                "graph-output",
+                "the result is constant, and a graph output",
+            );
             return;
         }
         if let Some(contents) = contents {
@@ -344,7 +367,9 @@ impl FoldConstants {
         match self.admit(graph, op, class, limits, region, round) {
             Ok(admitted) if cx.engine.is_some() => {
                 region.work = region.work.saturating_add(admitted.work);
-                region.computed.extend(results.into_iter().map(|v| (v, admitted.leaf_bytes)));
+                region
+                    .computed
+                    .extend(results.into_iter().map(|v| (v, admitted.leaf_bytes)));
                 region.push(op);
             }
             Ok(_) if round.without_engine => {}
@@ -376,7 +401,11 @@ impl FoldConstants {
         let o = graph.op(op);
         let unknown = || {
             let why = "the shapes of its operands and results are not all known";
-            Refusal { code: "unknown-shape", why: why.to_owned(), later: true }
+            Refusal {
+                code: "unknown-shape",
+                why: why.to_owned(),
+                later: true,
+            }
         };
         let fixed = |v: ValueId| round.fixed(graph, v);
         let inputs: Vec<Option<(DType, Vec<usize>)>> = o
@@ -386,7 +415,11 @@ impl FoldConstants {
         let outputs: Vec<Option<(DType, Vec<usize>)>> = o
             .outputs()
             .iter()
-            .map(|v| v.filter(|&v| !graph.value(v).is_unused()).map(|v| fixed(v).ok_or_else(unknown)).transpose())
+            .map(|v| {
+                v.filter(|&v| !graph.value(v).is_unused())
+                    .map(|v| fixed(v).ok_or_else(unknown))
+                    .transpose()
+            })
             .collect::<Result<_, _>>()?;
         let operands: Vec<Option<&Tensor>> = o
             .inputs()
@@ -398,29 +431,41 @@ impl FoldConstants {
             Hazard::None => {}
             Hazard::NeedsValues => {
                 let why = "whether it overflows shows when its operands are computed";
-                return Err(Refusal { code: "overflow", why: why.to_owned(), later: true });
+                return Err(Refusal {
+                    code: "overflow",
+                    why: why.to_owned(),
+                    later: true,
+                });
             }
             Hazard::Refused(why) => return Err(Refusal::new("overflow", why)),
         }
         let total = |all: &[Option<(DType, Vec<usize>)>]| {
-            all.iter().flatten().try_fold((0u64, 0u64), |(n, b), (d, dims)| {
-                let count = element_count(dims)?;
-                let bytes = d.packed_len(count)? as u64;
-                Some((n.checked_add(count as u64)?, b.checked_add(bytes)?))
-            })
+            all.iter()
+                .flatten()
+                .try_fold((0u64, 0u64), |(n, b), (d, dims)| {
+                    let count = element_count(dims)?;
+                    let bytes = d.packed_len(count)? as u64;
+                    Some((n.checked_add(count as u64)?, b.checked_add(bytes)?))
+                })
         };
         let too_large = || Refusal::new("budget", "the size of its results overflows");
         let (taken, _) = total(&inputs).ok_or_else(too_large)?;
         let (made, bytes) = total(&outputs).ok_or_else(too_large)?;
         let leaf_bytes = o.inputs().flatten().fold(0u64, |sum, v| {
-            let own = || region.tensor(graph, round, v).map_or(0, |t| t.byte_len() as u64);
+            let own = || {
+                region
+                    .tensor(graph, round, v)
+                    .map_or(0, |t| t.byte_len() as u64)
+            };
             sum.saturating_add(region.computed.get(&v).copied().unwrap_or_else(own))
         });
         let macs = multiply_adds(o, &inputs, &outputs).ok_or_else(too_large)?;
         let work = taken.saturating_add(made).saturating_add(macs);
         let grown = leaf_bytes as f64 * limits.max_growth;
         if bytes > limits.max_bytes || (bytes > FREE_BYTES && bytes as f64 > grown) {
-            let why = format!("its results take {bytes} bytes, and the constants {leaf_bytes}: max-bytes or max-growth");
+            let why = format!(
+                "its results take {bytes} bytes, and the constants {leaf_bytes}: max-bytes or max-growth"
+            );
             return Err(Refusal::new("budget", why));
         }
         if region.work.saturating_add(work) > self.options.whole().max_work {
@@ -459,7 +504,9 @@ impl FoldConstants {
                 optimize: false,
                 threads: 1,
             };
-            let run = engine.compile(&cut, options).and_then(|mut plan| plan.run(&[]));
+            let run = engine
+                .compile(&cut, options)
+                .and_then(|mut plan| plan.run(&[]));
             run.map_err(|e| e.to_string())
         });
         let checked = computed.and_then(|tensors| check_results(graph, round, wanted, tensors));
@@ -530,12 +577,11 @@ fn multiply_adds(
     inputs: &[Option<(DType, Vec<usize>)>],
     outputs: &[Option<(DType, Vec<usize>)>],
 ) -> Option<u64> {
-    if !schema::counts_macs(op.op_type()) {
-        return Some(0);
-    }
     let wide = |all: &[Option<(DType, Vec<usize>)>]| -> Vec<Option<Vec<Option<u64>>>> {
         let dims = |d: &Vec<usize>| d.iter().map(|&d| Some(d as u64)).collect();
-        all.iter().map(|t| t.as_ref().map(|(_, d)| dims(d))).collect()
+        all.iter()
+            .map(|t| t.as_ref().map(|(_, d)| dims(d)))
+            .collect()
     };
     let (inputs, outputs) = (wide(inputs), wide(outputs));
     let inputs: Vec<_> = inputs.iter().map(Option::as_deref).collect();
@@ -556,7 +602,9 @@ fn cut_out(
         if region.tensor(graph, round, v).is_some() {
             continue;
         }
-        let place = graph.producer(v).and_then(|p| region.places.get(&p).copied());
+        let place = graph
+            .producer(v)
+            .and_then(|p| region.places.get(&p).copied());
         let place = place.ok_or("a value has no source")?;
         if needed.insert(place) {
             waiting.extend(graph.op(region.ops[place]).inputs().flatten());
@@ -567,8 +615,15 @@ fn cut_out(
     let mut part = Graph::new("constants");
     let mut places: HashMap<ValueId, ValueId> = HashMap::new();
     for place in needed {
-        copy_op(graph, region, round, region.ops[place], &mut part, &mut places)
-            .map_err(|e| e.to_string())?;
+        copy_op(
+            graph,
+            region,
+            round,
+            region.ops[place],
+            &mut part,
+            &mut places,
+        )
+        .map_err(|e| e.to_string())?;
     }
     let outputs: Vec<ValueId> = wanted
         .iter()
@@ -634,11 +689,18 @@ fn check_results(
     tensors: Vec<Tensor>,
 ) -> Result<Vec<Tensor>, String> {
     if tensors.len() != wanted.len() {
-        return Err(format!("{} results instead of {}", tensors.len(), wanted.len()));
+        return Err(format!(
+            "{} results instead of {}",
+            tensors.len(),
+            wanted.len()
+        ));
     }
     for (&v, t) in wanted.iter().zip(&tensors) {
         let expected = round.fixed(graph, v);
-        if expected.as_ref().is_none_or(|(d, dims)| *d != t.dtype() || **dims != *t.dims()) {
+        if expected
+            .as_ref()
+            .is_none_or(|(d, dims)| *d != t.dtype() || **dims != *t.dims())
+        {
             return Err(format!(
                 "the engine made {}{:?} where {expected:?} was inferred",
                 t.dtype(),

@@ -177,8 +177,8 @@ mod tests {
             r#"<opset_import: ["": 18]>
             g (float[2] x) => (float[2] y, float[2] h) <bool c = {1}> {
                 h = Neg (x)
-                d = Constant <value = bool {1}> ()
                 b_1 = Relu (x)
+                d = Constant <value = bool {1}> ()
                 t = If (d) <
                     then_branch = t2 () => (float[2] a3) { a3 = Mul (b_1, h) },
                     else_branch = e2 () => (float[2] a4) { a4 = Sub (b_1, h) }

@@ -148,9 +148,13 @@ impl InlineFunctions {
             .collect();
         let prefix = format!("{}/", graph.op_label(op));
         for import in &function.opsets {
-            library.imports.insert(import.domain.clone(), import.version);
+            library
+                .imports
+                .insert(import.domain.clone(), import.version);
         }
-        library.imports.retain(|domain, _| !library.spoken.contains_key(domain));
+        library
+            .imports
+            .retain(|domain, _| !library.spoken.contains_key(domain));
         let added = inline_at(graph, op, &body, &bound, &prefix)?;
         let calls = added
             .iter()
@@ -194,7 +198,11 @@ fn key(f: &Function) -> Key {
 }
 
 fn called_by(op: &Op) -> Key {
-    (op.domain().clone(), op.op_type().clone(), op.overload().to_owned())
+    (
+        op.domain().clone(),
+        op.op_type().clone(),
+        op.overload().to_owned(),
+    )
 }
 
 /// The functions of a model, and which of them can be inlined.
@@ -239,7 +247,9 @@ impl Library {
         let mut chosen = self.spoken.clone();
         for (i, f) in self.functions.iter().enumerate() {
             for import in &f.opsets {
-                let version = *chosen.entry(import.domain.clone()).or_insert(import.version);
+                let version = *chosen
+                    .entry(import.domain.clone())
+                    .or_insert(import.version);
                 let differs = |op: &Op| {
                     *op.domain() == import.domain
                         && !self.index.contains_key(&called_by(op))
@@ -255,7 +265,11 @@ impl Library {
                     });
                 }
                 if let Some(op_type) = culprit {
-                    let domain = if import.domain.is_empty() { "ai.onnx" } else { &import.domain };
+                    let domain = if import.domain.is_empty() {
+                        "ai.onnx"
+                    } else {
+                        &import.domain
+                    };
                     let why = format!(
                         "the function speaks {domain} {} and the model {version}, and {op_type} differs; upgrade-opset brings the model to another version",
                         import.version
@@ -268,8 +282,11 @@ impl Library {
 
     /// Counts the operators that each function comes to, and refuses recursion and excess.
     fn refuse_sizes(&mut self, model: &Model, max_operators: u64) {
-        let calls: Vec<(u64, Vec<usize>)> =
-            self.functions.iter().map(|f| self.calls_of(&f.body)).collect();
+        let calls: Vec<(u64, Vec<usize>)> = self
+            .functions
+            .iter()
+            .map(|f| self.calls_of(&f.body))
+            .collect();
         let mut sizes: Vec<Option<u64>> = vec![None; calls.len()];
         let mut state = vec![Visit::New; calls.len()];
         for start in 0..calls.len() {
@@ -281,7 +298,9 @@ impl Library {
             .filter_map(|&f| sizes[f])
             .fold(0u64, u64::saturating_add);
         if total > max_operators {
-            let why = format!("all calls together come to {total} operators, more than max-operators ({max_operators})");
+            let why = format!(
+                "all calls together come to {total} operators, more than max-operators ({max_operators})"
+            );
             for refused in &mut self.refused {
                 refused.get_or_insert(("too-large", why.clone()));
             }
@@ -484,9 +503,9 @@ mod tests {
     fn optional_operands_and_results_may_be_absent() {
         check::<InlineFunctions>(
             "",
-            r#"<opset_import: ["": 18, "my": 1]> g (float[2] x) => (float[2] y, float[2] z) { y = my.Two (x) z = my.Two ("", x) }
-            <domain: "my", opset_import: ["": 18]> Two (p, q) => (r, s) { r = Clip (q, p) s = Neg (p) }"#,
-            r#"<opset_import: ["": 18, "my": 1]> g (float[2] x) => (float[2] y, float[2] z) { y = Clip ("", x) "y/s" = Neg (x) z = Clip (x) "z/s" = Neg ("") }"#,
+            r#"<opset_import: ["": 18, "my": 1]> g (float[2] x) => (float[2] y, float[2] z) { y = my.Two (x) "", z = my.Two (x, x) }
+            <domain: "my", opset_import: ["": 18]> Two (p, q) => (r, s) { r = Clip (p, q) s = Neg (p) }"#,
+            r#"<opset_import: ["": 18, "my": 1]> g (float[2] x) => (float[2] y, float[2] z) { y = Clip (x) "y/s" = Neg (x) "z/r" = Clip (x, x) z = Neg (x) }"#,
         );
     }
 

@@ -110,8 +110,7 @@ impl MergeDuplicates {
             .pure_domains
             .iter()
             .any(|d| **d == **op.domain());
-        schema::is_pure_standard(op)
-            || (declared && !op.domain().is_empty() && !op.has_subgraphs())
+        schema::is_pure_standard(op) || (declared && !op.domain().is_empty() && !op.has_subgraphs())
     }
 }
 
@@ -193,7 +192,12 @@ fn merge(
                 Some(_) if graph.value(old).is_output() => ("graph-output", "is an output too"),
                 Some(_) => ("declared-type", "is declared to have another type"),
             };
-            cx.missed(graph, op, code, format!("\"{name}\" computes the same and {why}"));
+            cx.missed(
+                graph,
+                op,
+                code,
+                format!("\"{name}\" computes the same and {why}"),
+            );
             return Ok(Changed::No);
         }
     }

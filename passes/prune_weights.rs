@@ -67,7 +67,16 @@ pub struct Options {
 }
 
 /// How zeros are spread over layers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Distribution {
     /// Every layer gets the same share.
@@ -133,7 +142,10 @@ impl Pass for PruneWeights {
         let counts = self.counts(&layers, cx)?;
         let mut plans: HashMap<GraphId, Vec<(Layer, usize)>> = HashMap::new();
         for (layer, count) in layers.into_iter().zip(counts) {
-            plans.entry(layer.weight.graph()).or_default().push((layer, count));
+            plans
+                .entry(layer.weight.graph())
+                .or_default()
+                .push((layer, count));
         }
         let mut changed = Changed::No;
         model.edit_graphs(&mut |graph| {
@@ -205,7 +217,12 @@ impl PruneWeights {
         let options = self.options.for_op(graph, op).options()?;
         let value = graph.value(weight);
         if value.is_input() && value.initializer().is_some() {
-            cx.missed(graph, op, "overridable", "a graph input may override the weight");
+            cx.missed(
+                graph,
+                op,
+                "overridable",
+                "a graph input may override the weight",
+            );
             return None;
         }
         let tensor = value.as_tensor()?.clone();
@@ -217,15 +234,27 @@ impl PruneWeights {
             _ => true,
         });
         let reason = if !tensor.dtype().is_float() {
-            Some(("element-type", format!("the weight is of type {}", tensor.dtype())))
+            Some((
+                "element-type",
+                format!("the weight is of type {}", tensor.dtype()),
+            ))
         } else if value.is_output() {
             Some(("graph-output", "the weight is a graph output".to_owned()))
         } else if taken_otherwise {
-            Some(("shared", "something that is no such layer takes the weight too".to_owned()))
+            Some((
+                "shared",
+                "something that is no such layer takes the weight too".to_owned(),
+            ))
         } else if is_first {
-            Some(("first", "it is the first convolution; include-first prunes it".to_owned()))
+            Some((
+                "first",
+                "it is the first convolution; include-first prunes it".to_owned(),
+            ))
         } else if depthwise && !options.include_depthwise {
-            Some(("depthwise", "it is depthwise; include-depthwise prunes it".to_owned()))
+            Some((
+                "depthwise",
+                "it is depthwise; include-depthwise prunes it".to_owned(),
+            ))
         } else if tensor.len() < options.min_elements.max(1) {
             let why = format!("{} elements are fewer than min-elements", tensor.len());
             Some(("small", why))
@@ -242,7 +271,8 @@ impl PruneWeights {
             weight,
             cap: share(options.max_layer_sparsity, tensor.len()),
             sparsity: options.sparsity.clamp(0.0, 1.0),
-            apart: whole.distribution == Distribution::Uniform || options.sparsity != whole.sparsity,
+            apart: whole.distribution == Distribution::Uniform
+                || options.sparsity != whole.sparsity,
             tensor,
         })
     }
@@ -274,7 +304,10 @@ fn weight_slots(graph: &Graph, op: OpId) -> Vec<usize> {
         // A constant on either side of a product is a weight.
         Class::Linear => schema::weight_slots(o)
             .into_iter()
-            .filter(|&slot| o.input(slot).is_some_and(|v| graph.value(v).initializer().is_some()))
+            .filter(|&slot| {
+                o.input(slot)
+                    .is_some_and(|v| graph.value(v).initializer().is_some())
+            })
             .collect(),
         Class::Recurrent => (0..o.input_count())
             .filter(|&slot| matches!(known.role(slot), Role::Weight | Role::RecurrentWeight))
@@ -296,7 +329,9 @@ fn for_each_magnitude(tensor: &Tensor, mut f: impl FnMut(u64)) {
     match tensor.dtype() {
         DType::F32 => {
             let all = tensor.view::<f32>();
-            all.iter().flat_map(|v| v.iter()).for_each(|&v| f(key(v.into())));
+            all.iter()
+                .flat_map(|v| v.iter())
+                .for_each(|&v| f(key(v.into())));
         }
         DType::F64 => {
             let all = tensor.view::<f64>();
@@ -304,11 +339,15 @@ fn for_each_magnitude(tensor: &Tensor, mut f: impl FnMut(u64)) {
         }
         DType::F16 => {
             let all = tensor.view::<f16>();
-            all.iter().flat_map(|v| v.iter()).for_each(|&v| f(key(v.into())));
+            all.iter()
+                .flat_map(|v| v.iter())
+                .for_each(|&v| f(key(v.into())));
         }
         DType::BF16 => {
             let all = tensor.view::<bf16>();
-            all.iter().flat_map(|v| v.iter()).for_each(|&v| f(key(v.into())));
+            all.iter()
+                .flat_map(|v| v.iter())
+                .for_each(|&v| f(key(v.into())));
         }
         _ => {}
     }
@@ -318,9 +357,8 @@ fn for_each_magnitude(tensor: &Tensor, mut f: impl FnMut(u64)) {
 /// its cap. Found digit by digit from the most significant byte of the magnitude, which needs
 /// no copy of the weights.
 fn spread(layers: &[&Layer], wanted: usize, cx: &PassContext<'_>) -> Result<Vec<usize>, PassError> {
-    let capped = |counts: &[usize]| -> usize {
-        counts.iter().zip(layers).map(|(&c, l)| c.min(l.cap)).sum()
-    };
+    let capped =
+        |counts: &[usize]| -> usize { counts.iter().zip(layers).map(|(&c, l)| c.min(l.cap)).sum() };
     // For each layer the elements whose magnitude is below the prefix found so far.
     let mut below = vec![0usize; layers.len()];
     let mut prefix = 0u64;
@@ -348,7 +386,11 @@ fn spread(layers: &[&Layer], wanted: usize, cx: &PassContext<'_>) -> Result<Vec<
         }
         prefix = prefix << 8 | digit as u64;
     }
-    let mut counts: Vec<usize> = below.iter().zip(layers).map(|(&b, l)| b.min(l.cap)).collect();
+    let mut counts: Vec<usize> = below
+        .iter()
+        .zip(layers)
+        .map(|(&b, l)| b.min(l.cap))
+        .collect();
     // Elements of the very same magnitude go layer by layer until enough have gone.
     let mut left = wanted.saturating_sub(counts.iter().sum());
     for ((count, layer), ties) in counts.iter_mut().zip(layers).zip(last) {
@@ -405,7 +447,11 @@ fn prune(
 
 /// The magnitude up to which the `count` smallest elements go, and how many of just that
 /// magnitude do.
-fn smallest(tensor: &Tensor, count: usize, cx: &PassContext<'_>) -> Result<(u64, usize), PassError> {
+fn smallest(
+    tensor: &Tensor,
+    count: usize,
+    cx: &PassContext<'_>,
+) -> Result<(u64, usize), PassError> {
     let mut below = 0usize;
     let mut prefix = 0u64;
     for shift in (0..u64::BITS).step_by(8).rev() {
@@ -448,7 +494,10 @@ mod tests {
             <float[2,4] w = {0, -2, 0, 4, 0, 0.5, 0, nan}, float[4] b = {0.1, 0.1, 0.1, 0.1}> { y = Gemm (x, w, b) }"#,
         );
         let said = &remarks.kept[0].message;
-        assert_eq!(said, "sparsity 0.5000 (4 of 8 elements), magnitudes up to 5.000e-1");
+        assert_eq!(
+            said,
+            "sparsity 0.5000 (4 of 8 elements), magnitudes up to 5.000e-1"
+        );
     }
 
     #[test]
@@ -499,7 +548,10 @@ mod tests {
         let model = r#"<opset_import: ["": 18]> g (float[1,2,8,8] x) => (float[1,2,8,8] z)
             <float[2,2,1,1] w = random(1), float[2,1,1,1] d = random(2)> { y = Conv (x, w) z = Conv <group: int = 2> (y, d) }"#;
         let remarks = unchanged::<PruneWeights>(r#"{"min-elements": 1}"#, model);
-        assert_eq!(remarks.missed.keys().collect::<Vec<_>>(), ["depthwise", "first"]);
+        assert_eq!(
+            remarks.missed.keys().collect::<Vec<_>>(),
+            ["depthwise", "first"]
+        );
         let all = r#"{"min-elements": 1, "include-first": true, "include-depthwise": true}"#;
         let (pruned, _) = run::<PruneWeights>(None, all, model);
         let zeros = |name| {
@@ -539,7 +591,8 @@ mod tests {
     #[test]
     fn shares_beyond_the_cap_are_an_error() {
         let given = json!({"sparsity": 0.99});
-        let options = OptionSet::<Options>::parse("prune-weights", given.as_object().unwrap()).unwrap();
+        let options =
+            OptionSet::<Options>::parse("prune-weights", given.as_object().unwrap()).unwrap();
         let error = PruneWeights::new(options).unwrap_err().to_string();
         assert_eq!(
             error,

@@ -63,12 +63,21 @@ pub(crate) fn run<P: Pass>(
     pass.requires(&model).unwrap();
     let start = model.revision();
     let changed = pass.run(&mut model, &mut cx).unwrap();
-    assert_eq!(changed.is_yes(), model.revision() != start, "what it says about changes");
+    assert_eq!(
+        changed.is_yes(),
+        model.revision() != start,
+        "what it says about changes"
+    );
     let remarks = std::mem::take(&mut cx.remarks);
     check_valid(&model);
     let settled = model.revision();
     pass.run(&mut model, &mut cx).unwrap();
-    assert_eq!(model.revision(), settled, "a second run changed\n{}", print(&model));
+    assert_eq!(
+        model.revision(),
+        settled,
+        "a second run changed\n{}",
+        print(&model)
+    );
     (model, remarks)
 }
 

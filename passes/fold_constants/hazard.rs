@@ -143,7 +143,9 @@ fn binary(op: &Op, operands: &[Option<&Tensor>]) -> Hazard {
         return Refused("its operands exceed 64 bits with a sign");
     };
     if op.is("Div") || op.is("Mod") {
-        let divides = b.to_i64s().is_some_and(|all| all.iter().all(|&v| v != 0 && v != -1));
+        let divides = b
+            .to_i64s()
+            .is_some_and(|all| all.iter().all(|&v| v != 0 && v != -1));
         return if divides {
             Hazard::None
         } else {

@@ -47,7 +47,11 @@ fn value(graph: &Graph, v: ValueId) -> Result<Tensor, EngineError> {
     let floats = |i: usize| operands[i].to_f32s().unwrap().into_owned();
     let made: Vec<f32> = match &**op.op_type() {
         "Neg" => floats(0).iter().map(|v| -v).collect(),
-        "Add" => floats(0).iter().zip(floats(1)).map(|(a, b)| a + b).collect(),
+        "Add" => floats(0)
+            .iter()
+            .zip(floats(1))
+            .map(|(a, b)| a + b)
+            .collect(),
         // Wrong on purpose: of one element always.
         "Exp" => vec![1.0],
         other => {
@@ -58,7 +62,11 @@ fn value(graph: &Graph, v: ValueId) -> Result<Tensor, EngineError> {
             });
         }
     };
-    let dims: Vec<usize> = if op.is("Exp") { vec![1] } else { operands[0].dims().to_vec() };
+    let dims: Vec<usize> = if op.is("Exp") {
+        vec![1]
+    } else {
+        operands[0].dims().to_vec()
+    };
     Ok(Tensor::from_vec(dims, made).unwrap())
 }
 

@@ -59,7 +59,12 @@ impl Graph {
         let mut spliced = Spliced::default();
         for op in body.topological_order()? {
             let new = self.splice_op(body, op, at, &mut places, prefix)?;
-            for (&from, &to) in body.op(op).outputs().iter().zip(&self.op(new).outputs.clone()) {
+            for (&from, &to) in body
+                .op(op)
+                .outputs()
+                .iter()
+                .zip(&self.op(new).outputs.clone())
+            {
                 let (Some(from), Some(to)) = (from, to) else {
                     continue;
                 };
@@ -119,12 +124,16 @@ impl Graph {
     ) -> Result<OpId, GraphError> {
         let old = body.op(op);
         let named = |name: &Name| -> Name { format!("{prefix}{name}").into() };
+        let mut inputs: Vec<Option<ValueId>> = old
+            .inputs()
+            .map(|v| v.and_then(|v| places.get(&v).copied().flatten()))
+            .collect();
+        while matches!(inputs.last(), Some(None)) {
+            inputs.pop();
+        }
         let mut new = NewOp::new(old.op_type.clone())
             .domain(old.domain.clone())
-            .inputs(
-                old.inputs()
-                    .map(|v| v.and_then(|v| places.get(&v).copied().flatten())),
-            )
+            .inputs(inputs)
             .from([at])
             .beside(at);
         if !old.name.is_empty() {
