@@ -13,6 +13,7 @@
 //! - a value's producer, the operator's output slot and the edge agree;
 //! - a value's uses, the operators' input slots and captures, and the edges agree;
 //! - names of values are unique in their graph;
+//! - a captured value has the name that it has outside;
 //! - the captures of an operator are what the graphs in its attributes take from this graph;
 //! - every edit gives the graph a revision that no other state of any graph has.
 
@@ -24,9 +25,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use petgraph::Direction;
 use petgraph::stable_graph::{EdgeIndex, NodeIndex, StableDiGraph};
-use petgraph::visit::{
-    EdgeFiltered, EdgeRef, FilterEdge, FilterNode, IntoEdgeReferences, NodeFiltered,
-};
+use petgraph::visit::{EdgeFiltered, EdgeRef, FilterEdge, FilterNode, IntoEdgeReferences};
 use smallvec::SmallVec;
 
 use crate::attr::{AttrValue, Attribute};
@@ -155,9 +154,11 @@ pub enum GraphError {
         /// Its type.
         new_type: String,
     },
-    /// A graph output can only be replaced by a value that an operator makes and that is no output itself.
+    /// A graph output that is no graph input can be replaced, and only by a value that an
+    /// operator makes and that is no output itself: the new value takes the old one's name.
     #[error(
-        "graph output \"{old}\" can't become \"{new}\", which is a graph input, an initializer, captured, or an output itself"
+        "graph output \"{old}\" can't become \"{new}\": the one must not be a graph input, and the \
+         other must be made by an operator and be no output itself"
     )]
     OutputBound {
         /// The graph output.
@@ -566,11 +567,17 @@ impl Graph {
         Ok(out)
     }
 
-    /// The graph as petgraph's algorithms take it: live nodes and edges only, read-only.
-    pub fn petgraph(
-        &self,
-    ) -> NodeFiltered<EdgeFiltered<&StableDiGraph<Node, Edge, u32>, LiveEdges>, LiveNodes<'_>> {
-        NodeFiltered(EdgeFiltered(&self.net, LiveEdges), LiveNodes(&self.net))
+    /// The graph as petgraph's algorithms take it, by reference and read-only. Only live edges
+    /// are seen; what was removed is still there as nodes without edges, of the weight
+    /// [`Node::Removed`]. Where they are in the way, wrap a reference to the view in petgraph's
+    /// `NodeFiltered` with [`Graph::live_nodes`].
+    pub fn petgraph(&self) -> EdgeFiltered<&StableDiGraph<Node, Edge, u32>, LiveEdges> {
+        EdgeFiltered(&self.net, LiveEdges)
+    }
+
+    /// A filter for petgraph that lets operators and values pass, but not what was removed.
+    pub fn live_nodes(&self) -> LiveNodes<'_> {
+        LiveNodes(&self.net)
     }
 
     // ---- adding ----
@@ -658,8 +665,9 @@ impl Graph {
         if ty.is_some() {
             value.ty = ty;
         }
+        let unlisted = value.constant.is_none();
         self.inputs.push(v);
-        if !self.listed_inputs.is_empty() {
+        if !self.listed_inputs.is_empty() && unlisted {
             self.listed_inputs.push(v);
         }
         self.touch();
@@ -711,9 +719,9 @@ impl Graph {
             return Err(GraphError::AlreadyProduced(value.name.to_string()));
         }
         value.constant = Some(c);
-        let listed = value.input;
+        let unlisted = !value.input;
         self.initializers.push(v);
-        if !self.listed_inputs.is_empty() && !listed {
+        if !self.listed_inputs.is_empty() && unlisted {
             self.listed_inputs.push(v);
         }
         self.touch();
@@ -726,26 +734,34 @@ impl Graph {
         if let Some(v) = self.values().find(|&v| self.value(v).outer == Some(outer)) {
             return Ok(v);
         }
+        // What only is declared here may turn out to be the captured value; any other value of
+        // the name yields it, since a capture has the name that it has outside.
         let v = match self.find_value(name) {
-            Some(v)
-                if self.value(v).producer.is_none()
-                    && !self.value(v).input
-                    && self.value(v).constant.is_none()
-                    && self.value(v).outer.is_none() =>
-            {
-                v
+            Some(v) if self.is_merely_declared(v) => v,
+            Some(v) => {
+                let fresh = self.fresh_name(name);
+                self.rename_value(v, fresh)?;
+                self.add_value(name)?
             }
-            _ => self.add_fresh_value(name)?,
+            None => self.add_value(name)?,
         };
         self.value_mut(v)?.outer = Some(outer);
         self.touch();
         Ok(v)
     }
 
+    fn is_merely_declared(&self, v: ValueId) -> bool {
+        let v = self.value(v);
+        v.producer.is_none() && !v.input && v.constant.is_none() && v.outer.is_none()
+    }
+
     /// Adds an operator.
     pub fn add_op(&mut self, new: NewOp) -> Result<OpId, GraphError> {
         for v in new.inputs.iter().flatten() {
             self.check_value(*v)?;
+        }
+        for attr in &new.attrs {
+            self.check_captures(&attr.value)?;
         }
         for output in &new.outputs {
             match output {
@@ -837,9 +853,11 @@ impl Graph {
         for v in inputs.iter().flatten() {
             self.check_value(*v)?;
         }
+        self.check_op(op)?;
         self.detach_inputs(op)?;
         self.attach_inputs(op, inputs)?;
         self.touch();
+        self.sweep();
         Ok(())
     }
 
@@ -872,6 +890,7 @@ impl Graph {
             o.inputs.pop();
         }
         self.touch();
+        self.sweep();
         Ok(())
     }
 
@@ -883,6 +902,8 @@ impl Graph {
         value: impl Into<AttrValue>,
     ) -> Result<(), GraphError> {
         let value = value.into();
+        self.check_op(op)?;
+        self.check_captures(&value)?;
         let o = self.op_mut(op)?;
         match o.attrs.iter_mut().find(|a| &*a.name == name) {
             Some(a) => a.value = value,
@@ -1122,12 +1143,12 @@ impl Graph {
         {
             return Err(GraphError::TypeMismatch {
                 old: o.name.to_string(),
-                old_type: format!("{a:?}"),
+                old_type: a.to_string(),
                 new: n.name.to_string(),
-                new_type: format!("{b:?}"),
+                new_type: b.to_string(),
             });
         }
-        if o.outputs > 0 && (n.producer.is_none() || n.outputs > 0) {
+        if old != new && o.outputs > 0 && (o.input || n.producer.is_none() || n.outputs > 0) {
             return Err(GraphError::OutputBound {
                 old: o.name.to_string(),
                 new: n.name.to_string(),
@@ -1199,6 +1220,7 @@ impl Graph {
             }
         }
         self.touch();
+        self.sweep();
         Ok(())
     }
 
@@ -1220,7 +1242,10 @@ impl Graph {
                         *v = there;
                     }
                 }
-                let count = std::mem::take(&mut self.value_mut(inner)?.outputs);
+                let value = self.value_mut(inner)?;
+                let count = std::mem::take(&mut value.outputs);
+                // The types were compared outside; what stands in here says no more.
+                value.ty = None;
                 self.value_mut(there)?.outputs += count;
                 self.replace_value(inner, there)?;
                 self.value_mut(inner)?.outer = None;
@@ -1246,6 +1271,18 @@ impl Graph {
             self.check_value(*v)?;
         }
         let taken: Vec<Option<ValueId>> = o.outputs.to_vec();
+        // The new operator can't take what only the old one makes.
+        if let Some(v) = new
+            .inputs
+            .iter()
+            .flatten()
+            .find(|&&v| taken.contains(&Some(v)))
+        {
+            return Err(GraphError::StillUsed(self.value(*v).name.to_string()));
+        }
+        for attr in &new.attrs {
+            self.check_captures(&attr.value)?;
+        }
         if new.name.is_empty() {
             new.name = o.name.clone();
         }
@@ -1282,7 +1319,7 @@ impl Graph {
                 .value(before)
                 .uses
                 .iter()
-                .any(|u| Some(u.op) != old_producer);
+                .any(|u| Some(u.op) != old_producer || u.port == Port::Capture);
             if others || self.value(before).outputs > 0 {
                 return Err(GraphError::StillUsed(self.value(before).name.to_string()));
             }
@@ -1312,6 +1349,7 @@ impl Graph {
             self.op_mut(op)?.provenance = Some(p);
         }
         self.touch();
+        self.sweep();
         Ok(())
     }
 
@@ -1378,7 +1416,11 @@ impl Graph {
             return Err(GraphError::StillUsed(value.name.to_string()));
         }
         let name = value.name.clone();
+        let listed = value.constant.is_some() && !self.listed_inputs.is_empty();
         self.names.remove(&name);
+        if listed {
+            self.listed_inputs.retain(|&l| l != v);
+        }
         if let Some(node) = self.net.node_weight_mut(NodeIndex::new(v.index())) {
             *node = Node::Removed;
         }
@@ -1422,7 +1464,6 @@ impl Graph {
     pub fn duplicate(&self) -> Graph {
         let mut copy = self.clone();
         copy.renumber();
-        copy.touch();
         copy
     }
 
@@ -1431,6 +1472,7 @@ impl Graph {
         let op = |o: &mut OpId| o.graph = new;
         let value = |v: &mut ValueId| v.graph = new;
         self.id = new;
+        self.touch();
         [
             &mut self.inputs,
             &mut self.listed_inputs,
@@ -1646,8 +1688,44 @@ impl Graph {
         Ok(())
     }
 
+    /// Checks that what the graphs of an attribute capture is here.
+    fn check_captures(&self, attr: &AttrValue) -> Result<(), GraphError> {
+        for graph in attr.graphs() {
+            for v in graph.values() {
+                if let Some(outer) = graph.value(v).outer {
+                    self.check_value(outer)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives captured values the names that they have here: in a file, the name is the capture.
+    fn align_capture_names(&mut self, op: OpId) -> Result<(), GraphError> {
+        let mut renames = Vec::new();
+        for (i, graph) in self.op(op).subgraphs().enumerate() {
+            for v in graph.values() {
+                let value = graph.value(v);
+                let Some(outer) = value.outer else { continue };
+                let name = &self.check_value(outer)?.name;
+                if *name != value.name {
+                    renames.push((i, v, name.clone()));
+                }
+            }
+        }
+        for (i, v, name) in renames {
+            let mut graphs = self.op_mut(op)?.attrs.iter_mut();
+            let graph = graphs.by_ref().flat_map(|a| a.value.graphs_mut()).nth(i);
+            if let Some(graph) = graph {
+                graph.rename_for_capture(v, &name)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Brings an operator's captures in line with the graphs in its attributes.
     fn sync_captures(&mut self, op: OpId) -> Result<(), GraphError> {
+        self.align_capture_names(op)?;
         let mut wanted: Vec<ValueId> = Vec::new();
         let mut seen = BTreeSet::new();
         for graph in self.op(op).subgraphs() {
@@ -1708,6 +1786,13 @@ impl Graph {
                 self.check_edge(value.producer_edge, id.node, v.node, Port::Output(i as u32))?;
                 live += 1;
             }
+            let wanted = |s: &Slot| {
+                op.subgraphs()
+                    .any(|g| g.values().any(|v| g.value(v).outer == Some(s.value)))
+            };
+            if !op.captures.iter().all(wanted) {
+                return Err(format!("{id:?} lists a capture that no graph takes"));
+            }
             if op.has_subgraphs() != self.with_subgraphs.contains(&id.node) {
                 return Err(format!(
                     "{id:?} is missing among the operators with subgraphs"
@@ -1717,6 +1802,13 @@ impl Graph {
                 graph.check_invariants()?;
                 for v in graph.outer_values() {
                     let outer = graph.value(v).outer;
+                    let outside = outer.and_then(|v| self.get_value(v));
+                    if outside.is_none_or(|o| o.name != graph.value(v).name) {
+                        return Err(format!(
+                            "the capture \"{}\" has another name outside",
+                            graph.value(v).name
+                        ));
+                    }
                     if !op.captures.iter().any(|s| Some(s.value) == outer) {
                         return Err(format!(
                             "{id:?} doesn't list the capture \"{}\"",

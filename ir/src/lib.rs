@@ -24,6 +24,9 @@ pub mod text;
 pub mod value;
 pub mod verify;
 
+#[cfg(test)]
+mod graph_tests;
+
 pub use attr::{AttrKind, AttrValue, Attribute};
 pub use graph::{Graph, GraphError, GraphId, OpId, Port, ValueId};
 pub use model::{Function, Model, OpsetImport};

@@ -248,10 +248,10 @@ impl<'o> Printer<'o> {
     }
 
     fn signature_and_body(&mut self, graph: &Graph, list_initializers: bool) {
-        let inputs = if list_initializers && !graph.listed_inputs().is_empty() {
-            graph.listed_inputs()
-        } else {
-            graph.inputs()
+        let listed = graph.listed_inputs();
+        let inputs = match list_initializers && !listed.is_empty() {
+            true => listed,
+            false => graph.inputs(),
         };
         self.out.push('(');
         self.list(inputs, |p, &v| p.typed_value(graph, v));

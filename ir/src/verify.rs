@@ -1,6 +1,0 @@
-//! stub
-use crate::model::Model;
-/// stub
-pub fn verify(_: &Model) -> Result<(), String> {
-    Ok(())
-}
