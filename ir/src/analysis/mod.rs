@@ -14,7 +14,7 @@ pub mod cost;
 pub mod shapes;
 
 pub use cost::{Costs, ModelCost};
-pub use shapes::{Shapes, TensorFact};
+pub use shapes::{ShapeOptions, Shapes, SymDim, TensorFact};
 
 /// Something computed from a model.
 pub trait Analysis: Send + Sync + Sized + 'static {
