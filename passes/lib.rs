@@ -1,1 +1,36 @@
-//! placeholder
+//! The built-in passes of paring: one file or folder each, and one table.
+//!
+//! They use nothing but the public interface of `paring-ir`, so each is also an example of
+//! how to write one.
+
+#![forbid(unsafe_code)]
+
+use paring_ir::Registry;
+
+mod common;
+#[cfg(test)]
+mod testing;
+
+pub mod eliminate_dead_code;
+pub mod eliminate_identities;
+pub mod fold_constants;
+pub mod inline_constant_branches;
+pub mod inline_functions;
+pub mod lift_constants;
+pub mod merge_duplicates;
+pub mod prune_weights;
+
+/// Every built-in pass and recipe.
+pub fn builtin() -> Registry {
+    Registry::new()
+        .with::<eliminate_dead_code::EliminateDeadCode>()
+        .with::<eliminate_identities::EliminateIdentities>()
+        .with::<fold_constants::FoldConstants>()
+        .with::<inline_constant_branches::InlineConstantBranches>()
+        .with::<inline_functions::InlineFunctions>()
+        .with::<lift_constants::LiftConstants>()
+        .with::<merge_duplicates::MergeDuplicates>()
+        .with::<prune_weights::PruneWeights>()
+        .with_recipe("clean", include_str!("recipes/clean.yaml"))
+        .with_recipe("prune", include_str!("recipes/prune.yaml"))
+}

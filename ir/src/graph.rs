@@ -34,6 +34,10 @@ use crate::provenance::{Kept, Provenance};
 use crate::tensor::Tensor;
 use crate::value::{Constant, Name, Use, Value, ValueExtra, ValueType};
 
+mod splice;
+
+pub use splice::Spliced;
+
 /// Which graph an id belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct GraphId(NonZeroU32);
@@ -1082,12 +1086,17 @@ impl Graph {
     /// Turns the output of an operator into a constant of the same name; the operator's slot
     /// becomes absent.
     pub fn fold_to_constant(&mut self, v: ValueId, tensor: Tensor) -> Result<(), GraphError> {
+        self.fold_to_initializer(v, Constant::Dense(tensor))
+    }
+
+    /// As [`Graph::fold_to_constant`], for a constant that may be sparse.
+    pub fn fold_to_initializer(&mut self, v: ValueId, c: Constant) -> Result<(), GraphError> {
         let sources: Vec<(Name, Option<Arc<Provenance>>)> = match self.check_value(v)?.producer {
             Some((op, _)) => vec![(self.op_label(op), self.op(op).provenance.clone())],
             None => return Err(GraphError::AlreadyProduced(self.value(v).name.to_string())),
         };
         self.detach_output(v)?;
-        self.add_initializer(v, Constant::Dense(tensor))?;
+        self.add_initializer(v, c)?;
         if let Some(author) = self.author.clone() {
             let p = Provenance::derive(&author, sources.iter().map(|(n, p)| (n, p.as_ref())));
             self.value_mut(v)?.provenance = Some(Arc::new(p));

@@ -159,6 +159,15 @@ impl Model {
         })
     }
 
+    /// Drops the functions that `keep` says no to.
+    pub fn retain_functions(&mut self, keep: impl FnMut(&Function) -> bool) {
+        let before = self.functions.len();
+        self.functions.retain(keep);
+        if self.functions.len() != before {
+            self.graph.touch();
+        }
+    }
+
     /// The pass that the coming edits are recorded under.
     pub fn set_author(&mut self, author: Option<Name>) {
         self.graph.set_author(author.clone());
