@@ -45,7 +45,7 @@ struct Origin {
 pub fn attach(model: &mut Model) {
     let mut record = Record { version: 1, ..Record::default() };
     model.for_each_graph(&mut |graph| collect(graph, &mut record));
-    model.metadata.retain(|(k, _)| &**k != KEY);
+    detach(model);
     if record.operators.is_empty() && record.tensors.is_empty() {
         return;
     }
@@ -53,6 +53,11 @@ pub fn attach(model: &mut Model) {
     if let Ok(text) = serde_json::to_string(&record) {
         model.metadata.push((KEY.into(), text.into()));
     }
+}
+
+/// Removes the metadata entry.
+pub fn detach(model: &mut Model) {
+    model.metadata.retain(|(k, _)| &**k != KEY);
 }
 
 fn collect(graph: &Graph, record: &mut Record) {

@@ -28,7 +28,7 @@ pub(super) fn run(common: &Common, args: &Inspect) -> anyhow::Result<Exit> {
 /// A table without lines, whose columns from `numbers` on are aligned to the right.
 pub(super) fn table(header: &[&str], numbers: usize) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(header);
+    table.load_style(presets::NOTHING).set_header(header);
     for (i, column) in table.column_iter_mut().enumerate() {
         column.set_padding((if i == 0 { 2 } else { 0 }, 2));
         if i >= numbers {

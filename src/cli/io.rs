@@ -6,8 +6,10 @@ use std::path::Path;
 use anyhow::Context;
 use serde::Serialize;
 
-use super::args::Common;
+use super::args::{Common, Running};
+use super::exit::{Exit, failure};
 use super::terminal;
+use crate::data::ShapeOptions;
 use crate::onnx::{self, Loaded, ReadOptions};
 
 /// Whether a path means standard input or output.
@@ -33,6 +35,22 @@ pub(super) fn read(common: &Common, path: &Path) -> anyhow::Result<Loaded> {
         terminal::warning(common, &format!("{}: {w}", path.display()));
     }
     Ok(loaded)
+}
+
+/// Reads the `--input` and `--dim` options.
+pub(super) fn shape_options(running: &Running) -> anyhow::Result<ShapeOptions> {
+    let mut options = ShapeOptions::default();
+    for text in &running.inputs {
+        let (name, dims) =
+            ShapeOptions::parse_input(text).map_err(|e| failure(Exit::Usage, format!("--input {e}")))?;
+        options.inputs.insert(name, dims);
+    }
+    for text in &running.dims {
+        let (name, size) =
+            ShapeOptions::parse_dim(text).map_err(|e| failure(Exit::Usage, format!("--dim {e}")))?;
+        options.dims.insert(name, size);
+    }
+    Ok(options)
 }
 
 /// Prints JSON to standard output.

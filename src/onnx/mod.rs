@@ -255,6 +255,11 @@ pub fn write_stream(model: &Model, stream: &mut dyn Write) -> Result<u64, WriteE
     Ok(rope.len())
 }
 
+/// The bytes that a model takes in a file, with all weights inside.
+pub fn encoded_len(model: &Model) -> Result<u64, WriteError> {
+    Ok(write::encode(model, None)?.len())
+}
+
 /// A model as the bytes of a file, with all weights inside.
 pub fn to_bytes(model: &Model) -> Result<Vec<u8>, WriteError> {
     Ok(write::inline(model)?.to_vec())

@@ -37,7 +37,7 @@ pub(super) fn shape(cx: &Cx<'_, '_>) -> Outs {
 pub(super) fn size(cx: &Cx<'_, '_>) -> Outs {
     let known = cx
         .dims(0)
-        .and_then(|d| SymDim::product(d))
+        .and_then(SymDim::product)
         .map(|n| Contents::from_exprs(vec![n]));
     one(filled(Some(DType::I64), Some(no_dims()), known))
 }

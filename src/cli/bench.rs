@@ -1,0 +1,104 @@
+//! `paring bench`: how long a model takes, or two in turn.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use paring_ir::escape;
+use serde::Serialize;
+
+use super::args::{Bench as BenchArgs, Common};
+use super::exit::{Exit, failure};
+use super::inspect::table;
+use super::io;
+use super::terminal::BOLD;
+use crate::data::{RandomInputs, RunShapes};
+use crate::engine::TractEngine;
+use crate::validate::{Bench, Latency, Profile, TimeOptions, bench, profile, time_pair};
+
+/// Rows of the profile that are shown.
+const SHOWN: usize = 20;
+
+#[derive(Default, Serialize)]
+struct Measured {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bench: Option<Bench>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    latency: Option<Latency>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    profiles: Vec<Profile>,
+    notes: Vec<String>,
+}
+
+pub(super) fn run(common: &Common, args: &BenchArgs) -> anyhow::Result<Exit> {
+    if !(args.min_time > 0.0 && args.min_time <= 3600.0) {
+        return Err(failure(Exit::Usage, "--min-time: expected seconds, more than 0 and at most 3600"));
+    }
+    let first = io::read(common, &args.model)?.model;
+    let second = args.other.as_ref().map(|p| io::read(common, p)).transpose()?.map(|l| l.model);
+    let shapes = RunShapes::resolve(&first, &io::shape_options(&args.running)?)?;
+    let random = RandomInputs::new(&first, &shapes, 1, args.running.seed)?;
+    let inputs = random.run(0)?;
+    let engine = TractEngine::new();
+    let options = TimeOptions {
+        threads: usize::from(args.running.threads),
+        min_time: Duration::from_secs_f64(args.min_time),
+        ..TimeOptions::default()
+    };
+    let mut measured = Measured {
+        notes: shapes.notes.iter().chain(random.notes()).cloned().collect(),
+        ..Measured::default()
+    };
+    match &second {
+        Some(second) => measured.latency = Some(time_pair(&engine, &first, second, &inputs, &options)?),
+        None => measured.bench = Some(bench(&engine, &first, &inputs, &options)?),
+    }
+    if args.profile {
+        for model in [Some(&first), second.as_ref()].into_iter().flatten() {
+            measured.profiles.push(profile(&engine, model, &inputs, &options)?);
+        }
+    }
+    if args.json {
+        io::print_json(&measured)?;
+    } else {
+        io::print(&text(&measured)?)?;
+    }
+    Ok(Exit::Success)
+}
+
+fn text(m: &Measured) -> Result<String, std::fmt::Error> {
+    let mut out = String::new();
+    if let Some(b) = &m.bench {
+        writeln!(
+            out,
+            "{BOLD}{:.3} ms{BOLD:#} [{:.3}, {:.3}], best {:.3} ms ({} runs, {} threads)",
+            b.median_ms, b.median_low_ms, b.median_high_ms, b.min_ms, b.runs, b.threads
+        )?;
+    }
+    if let Some(l) = &m.latency {
+        writeln!(
+            out,
+            "{BOLD}{:.3} ms -> {:.3} ms{BOLD:#}, ratio {:.3} [{:.3}, {:.3}] ({} pairs, {} threads)",
+            l.before_ms, l.after_ms, l.ratio, l.ratio_low, l.ratio_high, l.runs, l.threads
+        )?;
+    }
+    for p in &m.profiles {
+        writeln!(out, "\n{BOLD}{:.3} ms{BOLD:#} in operators", p.total_ms)?;
+        for (what, rows) in [("type", &p.types), ("operator", &p.nodes)] {
+            let mut table = table(&[what, "kind", "count", "ms", "share"], 2);
+            for r in rows.iter().take(SHOWN) {
+                table.add_row([
+                    escape(&r.name),
+                    escape(&r.op),
+                    r.count.to_string(),
+                    format!("{:.3}", r.ms),
+                    format!("{:.1} %", 100.0 * r.share),
+                ]);
+            }
+            writeln!(out, "{table}")?;
+        }
+    }
+    for note in &m.notes {
+        writeln!(out, "note: {note}")?;
+    }
+    Ok(out)
+}

@@ -1,0 +1,463 @@
+//! The main job as a library: a recipe over a model, verified, validated and timed.
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+
+use paring_ir::engine::{DataSource, Engine, EngineError};
+use paring_ir::manager::{Manager, Observer, Pipeline, RunError};
+use paring_ir::pass::{NoProgress, Progress};
+use paring_ir::report::PassReport;
+use paring_ir::{Dim, GraphError, Model, OptionError, Registry, Shape, ValueType};
+use serde::Serialize;
+use serde_json::{Map, Value as Json};
+
+use crate::data::{DataError, DataSet, RandomInputs, RunShapes, ShapeOptions};
+use crate::engine::TractEngine;
+use crate::inspect::{Inspection, inspect};
+use crate::onnx;
+use crate::pipeline::{Recipe, RecipeError};
+use crate::validate::{CompareOptions, EngineJudge, Latency, TimeOptions, Validation};
+
+/// Runs of random inputs that models are compared on when there is no data.
+const RANDOM_RUNS: usize = 4;
+
+/// How to optimize.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Calibration data for passes that want some, and for scoring when there is no `eval`.
+    pub data: Option<PathBuf>,
+    /// Evaluation data: scores the result and feeds the limits.
+    pub eval: Option<PathBuf>,
+    /// The sizes to run with where the model leaves them open.
+    pub shapes: ShapeOptions,
+    /// Write those sizes into the model, too.
+    pub fix_dims: bool,
+    /// The output whose largest element is the predicted class; the first when absent.
+    pub label_output: Option<String>,
+    /// Run the models and compare their outputs.
+    pub validate: bool,
+    /// Time the models.
+    pub time: bool,
+    /// Let lossy passes run although nothing can be validated.
+    pub allow_unvalidated: bool,
+    /// The seed of random inputs and of passes.
+    pub seed: u64,
+    /// Threads for passes and for the engine.
+    pub threads: usize,
+    /// Stop after the first run of this pass.
+    pub stop_after: Option<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            data: None,
+            eval: None,
+            shapes: ShapeOptions::default(),
+            fix_dims: false,
+            label_output: None,
+            validate: true,
+            time: true,
+            allow_unvalidated: false,
+            seed: 0,
+            threads: 1,
+            stop_after: None,
+        }
+    }
+}
+
+/// Why nothing came of it. The model must not be written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OptimizeError {
+    /// The recipe is wrong.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// A pass's name or options are wrong.
+    #[error(transparent)]
+    Options(#[from] OptionError),
+    /// A pass failed, or a limit is not met.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The data can't be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The engine failed where it must not.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// Lossy passes, and nothing to judge them by.
+    #[error("{reason}; lossy passes then need --allow-unvalidated")]
+    Unvalidated {
+        /// Why nothing can be validated.
+        reason: String,
+    },
+    /// The model is invalid before any pass has run.
+    #[error("the model is invalid: {0}")]
+    Invalid(String),
+    /// An edit was refused.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+}
+
+/// The files that were written.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Written {
+    /// Bytes of the model and its side file.
+    pub bytes: u64,
+    /// The file with the weights, where they are outside the model.
+    pub side_file: Option<PathBuf>,
+    /// Files with weights of the old model, which are still there.
+    pub left_behind: Vec<PathBuf>,
+}
+
+/// What was done, in numbers. The JSON form is stable; `docs/json.md` describes it.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// The version of this program.
+    pub paring: &'static str,
+    /// The file that was read.
+    pub input: Option<String>,
+    /// The file that was written.
+    pub output: Option<String>,
+    /// Whether the model was edited.
+    pub changed: bool,
+    /// The model before.
+    pub before: Inspection,
+    /// The model after.
+    pub after: Inspection,
+    /// One entry per run of a pass.
+    pub passes: Vec<PassReport>,
+    /// The engine.
+    pub engine: String,
+    /// How the outputs compare; absent when they were not compared.
+    pub validation: Option<Validation>,
+    /// Why the outputs were not compared.
+    pub unvalidated: Option<String>,
+    /// How the latencies compare; absent when the models were not timed.
+    pub latency: Option<Latency>,
+    /// The recipe, as it would stand in a file.
+    pub recipe: Json,
+    /// The seed.
+    pub seed: u64,
+    /// The threads.
+    pub threads: usize,
+    /// The files that were written.
+    pub written: Option<Written>,
+    /// What the user should know.
+    pub notes: Vec<String>,
+}
+
+/// Rewrites models by a recipe.
+///
+/// ```no_run
+/// let registry = paring::registry();
+/// let mut model = paring::read("in.onnx")?;
+/// let report = paring::Optimizer::new(&registry)
+///     .named("clean")?
+///     .pass("prune-weights", serde_json::json!({ "sparsity": 0.5 }))
+///     .run(&mut model)?;
+/// println!("{} -> {} nodes", report.before.cost.nodes, report.after.cost.nodes);
+/// paring::write(&model, "out.onnx")?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Optimizer<'a> {
+    registry: &'a Registry,
+    recipe: Recipe,
+    cancel: Option<&'a AtomicBool>,
+    /// How to optimize.
+    pub settings: Settings,
+}
+
+impl<'a> Optimizer<'a> {
+    /// An optimizer without passes.
+    pub fn new(registry: &'a Registry) -> Optimizer<'a> {
+        Optimizer { registry, recipe: Recipe::empty(), cancel: None, settings: Settings::default() }
+    }
+
+    /// With this recipe instead of what there was.
+    #[must_use]
+    pub fn recipe(mut self, recipe: Recipe) -> Optimizer<'a> {
+        self.recipe = recipe;
+        self
+    }
+
+    /// With the ready-made recipe of this name, or the one in this file.
+    pub fn named(self, name: &str) -> Result<Optimizer<'a>, RecipeError> {
+        let recipe = Recipe::find(name, self.registry)?;
+        Ok(self.recipe(recipe))
+    }
+
+    /// One more pass, with a map of options.
+    #[must_use]
+    pub fn pass(mut self, name: &str, options: Json) -> Optimizer<'a> {
+        let options = match options {
+            Json::Object(map) => map,
+            _ => Map::new(),
+        };
+        self.recipe.push(name, options);
+        self
+    }
+
+    /// With other settings.
+    #[must_use]
+    pub fn settings(mut self, settings: Settings) -> Optimizer<'a> {
+        self.settings = settings;
+        self
+    }
+
+    /// With a flag that stops the work.
+    #[must_use]
+    pub fn cancel(mut self, cancel: &'a AtomicBool) -> Optimizer<'a> {
+        self.cancel = Some(cancel);
+        self
+    }
+
+    /// Rewrites the model. After an error its state is not defined.
+    pub fn run(&self, model: &mut Model) -> Result<Report, OptimizeError> {
+        self.run_with(model, &NoProgress, None)
+    }
+
+    /// Rewrites the model, showing long work, and the model after each pass.
+    pub fn run_with(
+        &self,
+        model: &mut Model,
+        progress: &dyn Progress,
+        observer: Option<&mut dyn Observer>,
+    ) -> Result<Report, OptimizeError> {
+        let s = &self.settings;
+        let pipeline = self.recipe.pipeline(self.registry)?;
+        self.check_stop(&pipeline)?;
+        paring_ir::verify::verify(model).map_err(|e| OptimizeError::Invalid(e.to_string()))?;
+        let engine = TractEngine::new();
+        let mut notes = Vec::new();
+        if let Some(warning) = crate::provenance::restore(model)? {
+            notes.push(warning);
+        }
+        let mut shapes = None;
+        if s.fix_dims {
+            let resolved = RunShapes::resolve(model, &s.shapes)?;
+            fix_dims(model, &s.shapes, &resolved)?;
+            shapes = Some(resolved);
+        }
+        let original = (s.validate || s.time).then(|| model.clone());
+        let data = s.data.as_ref().map(|p| DataSet::open(p, model)).transpose()?;
+        let eval = s.eval.as_ref().map(|p| DataSet::open(p, model)).transpose()?;
+        let sources = self.sources(model, shapes, &data, &eval, &pipeline, &mut notes)?;
+        let (mut judge, unvalidated) = self.judge(&engine, model, &sources, &pipeline)?;
+        let before = inspect(model, None, pipeline.is_lossy());
+        let mut manager = self.manager(&engine, progress);
+        manager.data = data.as_ref().map(|d| d as &dyn DataSource);
+        manager.judge = match &mut judge {
+            Some(j) if s.validate => Some(j),
+            _ => None,
+        };
+        // Taken apart so that the reference can be borrowed for as long as the manager lives.
+        if let Some(observer) = observer {
+            manager.observer = Some(observer);
+        }
+        let outcome = manager.run(model, &pipeline)?;
+        let mut report = Report {
+            paring: env!("CARGO_PKG_VERSION"),
+            input: None,
+            output: None,
+            changed: outcome.changed,
+            after: inspect(model, None, pipeline.is_lossy()),
+            before,
+            passes: outcome.passes,
+            engine: engine.name(),
+            validation: None,
+            unvalidated,
+            latency: None,
+            recipe: self.recipe.json.clone(),
+            seed: s.seed,
+            threads: s.threads,
+            written: None,
+            notes,
+        };
+        if let (Some(judge), Some(original)) = (&mut judge, &original) {
+            self.conclude(judge, original, model, &mut report)?;
+            let on_calibration = data.is_some() && eval.is_none();
+            if on_calibration && report.validation.is_some() {
+                report.notes.push("measured on calibration data; --eval scores on other samples".to_owned());
+            }
+        }
+        Ok(report)
+    }
+
+    fn check_stop(&self, pipeline: &Pipeline) -> Result<(), OptimizeError> {
+        let Some(stop) = &self.settings.stop_after else { return Ok(()) };
+        self.registry.find(stop)?;
+        if pipeline.steps().any(|s| s.pass.info().name == stop) {
+            return Ok(());
+        }
+        Err(OptionError::Invalid {
+            path: "--stop-after".to_owned(),
+            reason: format!("\"{stop}\" is not among the passes of the recipe"),
+        }
+        .into())
+    }
+
+    fn manager<'m>(&'m self, engine: &'m TractEngine, progress: &'m dyn Progress) -> Manager<'m> {
+        let mut manager = Manager::new(self.registry).with_progress(progress);
+        if let Some(cancel) = self.cancel {
+            manager = manager.with_cancel(cancel);
+        }
+        manager.engine = Some(engine);
+        manager.seed = self.settings.seed;
+        manager.threads = self.settings.threads;
+        manager.stop_after.clone_from(&self.settings.stop_after);
+        manager
+    }
+
+    /// What the models run on: the user's samples, or random ones; and, to validate exact
+    /// passes, random ones of a second size where sizes are open.
+    fn sources<'d>(
+        &self,
+        model: &Model,
+        shapes: Option<RunShapes>,
+        data: &'d Option<DataSet>,
+        eval: &'d Option<DataSet>,
+        pipeline: &Pipeline,
+        notes: &mut Vec<String>,
+    ) -> Result<Sources<'d>, OptimizeError> {
+        let s = &self.settings;
+        let mut out = Sources { user: eval.as_ref().or(data.as_ref()), random: Vec::new() };
+        if !s.validate && !s.time {
+            return Ok(out);
+        }
+        if let Some(user) = out.user {
+            notes.extend(user.notes().iter().cloned());
+        }
+        let resolved = match shapes {
+            Some(shapes) => shapes,
+            None => match RunShapes::resolve(model, &s.shapes) {
+                Ok(shapes) => shapes,
+                // With the user's samples random ones are not needed.
+                Err(_) if out.user.is_some() => return Ok(out),
+                Err(e) => return Err(e.into()),
+            },
+        };
+        let sizes = if pipeline.is_lossy() && out.user.is_some() {
+            Vec::new()
+        } else {
+            resolved.two_sizes()
+        };
+        if out.user.is_none() {
+            notes.extend(resolved.notes.iter().cloned());
+        }
+        for (i, shapes) in sizes.iter().enumerate() {
+            if i == 0 && out.user.is_some() {
+                continue;
+            }
+            let random = RandomInputs::new(model, shapes, RANDOM_RUNS, s.seed)?;
+            if i == 0 {
+                notes.extend(random.notes().iter().cloned());
+            }
+            out.random.push(random);
+        }
+        Ok(out)
+    }
+
+    /// The judge, or why there is none.
+    fn judge<'e>(
+        &'e self,
+        engine: &'e TractEngine,
+        model: &Model,
+        sources: &'e Sources<'e>,
+        pipeline: &Pipeline,
+    ) -> Result<(Option<EngineJudge<'e>>, Option<String>), OptimizeError> {
+        let s = &self.settings;
+        if !s.validate && !s.time {
+            return Ok((None, Some("not asked for (--no-validate)".to_owned())));
+        }
+        let options = CompareOptions {
+            threads: s.threads,
+            label_output: s.label_output.as_deref(),
+            cancel: self.cancel,
+            ..CompareOptions::default()
+        };
+        let times = TimeOptions { threads: s.threads, ..TimeOptions::default() };
+        let file_bytes = |m: &Model| onnx::encoded_len(m).map_err(|e| EngineError::Data(e.to_string()));
+        let all = sources.all();
+        let Some(&first) = all.first() else { return Ok((None, Some("there are no samples".to_owned()))) };
+        let made =
+            EngineJudge::new(engine, model, first, &all, options, times, Box::new(file_bytes));
+        match made {
+            Ok(judge) if s.validate => Ok((Some(judge), None)),
+            Ok(judge) => Ok((Some(judge), Some("not asked for (--no-validate)".to_owned()))),
+            Err(EngineError::Cancelled) => Err(RunError::Cancelled.into()),
+            // Data that doesn't fit is the user's mistake; an engine that can't is a fact.
+            Err(e @ (EngineError::Data(_) | EngineError::Input { .. })) => Err(e.into()),
+            Err(e) => {
+                let reason = format!("the engine can't run the original: {e}");
+                if s.validate && !s.allow_unvalidated && (pipeline.is_lossy() || pipeline.limits_outputs()) {
+                    return Err(OptimizeError::Unvalidated { reason });
+                }
+                Ok((None, Some(reason)))
+            }
+        }
+    }
+
+    /// The final comparison and timing.
+    fn conclude(
+        &self,
+        judge: &mut EngineJudge<'_>,
+        original: &Model,
+        model: &Model,
+        report: &mut Report,
+    ) -> Result<(), OptimizeError> {
+        if self.settings.validate {
+            report.validation = Some(judge.validation(original, model)?);
+            report.notes.extend(judge.notes().iter().cloned());
+        }
+        if self.settings.time {
+            report.latency = Some(judge.latency(original, model)?);
+        }
+        Ok(())
+    }
+}
+
+struct Sources<'d> {
+    user: Option<&'d DataSet>,
+    random: Vec<RandomInputs>,
+}
+
+impl Sources<'_> {
+    fn all(&self) -> Vec<&dyn DataSource> {
+        let user = self.user.map(|d| d as &dyn DataSource);
+        user.into_iter().chain(self.random.iter().map(|r| r as &dyn DataSource)).collect()
+    }
+}
+
+/// Writes the sizes that the user gave into the declared types of the inputs. Sizes that were
+/// only guessed for running stay open.
+fn fix_dims(model: &mut Model, options: &ShapeOptions, resolved: &RunShapes) -> Result<(), OptimizeError> {
+    let inputs = model.graph.inputs().to_vec();
+    for (v, dims) in inputs.into_iter().zip(&resolved.dims) {
+        let value = model.graph.value(v);
+        let whole = options.inputs.contains_key(&**value.name());
+        let Some(ValueType::Tensor { dtype, shape }) = value.declared_type().cloned() else { continue };
+        let fixed = |d: usize| Dim::Value(i64::try_from(d).unwrap_or(i64::MAX));
+        let shape: Shape = match shape {
+            Some(shape) => shape
+                .into_iter()
+                .zip(dims)
+                .map(|(d, &size)| match &d {
+                    Dim::Param(name) if whole || options.dims.contains_key(&**name) => fixed(size),
+                    Dim::Unknown if whole => fixed(size),
+                    _ => d,
+                })
+                .collect(),
+            None if whole => dims.iter().map(|&d| fixed(d)).collect(),
+            None => continue,
+        };
+        model
+            .graph
+            .set_type(v, Some(ValueType::Tensor { dtype, shape: Some(shape) }))
+            ?;
+    }
+    let mut cache = paring_ir::analysis::AnalysisCache::new();
+    let shapes = cache.get::<paring_ir::analysis::Shapes>(model);
+    paring_ir::analysis::shapes::refresh_declared(model, &shapes)?;
+    Ok(())
+}
