@@ -331,6 +331,39 @@ fn many_captures_and_uses_stay_linear() {
     follow_up(&loaded);
 }
 
+#[test]
+fn captures_through_all_levels_have_a_budget() {
+    // Each of the names takes 20 bytes here and would take 10,000 in memory.
+    let names = 200_000u32;
+    let mut uses = field(4, "Sum");
+    for i in 0..names {
+        uses.extend(field(1, format!("{i:x}")));
+    }
+    let mut graph = field(1, uses);
+    for _ in 0..32 {
+        graph = node("Loop", &attribute("body", 5, &field(6, &graph)));
+    }
+    let mut makes = field(4, "Split");
+    for i in 0..names {
+        makes.extend(field(2, format!("{i:x}")));
+    }
+    let error = refused(file(&[field(1, makes), graph].concat()));
+    assert!(error.contains("through too many levels"), "{error}");
+}
+
+#[test]
+fn a_value_is_not_described_without_end() {
+    let info = |doc: u32| field(13, [field(1, "x"), field(3, doc.to_string())].concat());
+    let few: Vec<u8> = (0..50).flat_map(info).collect();
+    follow_up(&read(file(&few)).expect("odd, but not wrong"));
+    let many: Vec<u8> = (0..300_000).flat_map(info).collect();
+    let error = refused(file(&many));
+    assert!(
+        error.contains("value \"x\": it is described in more than 100"),
+        "{error}"
+    );
+}
+
 // ---- names ----
 
 #[test]
@@ -362,9 +395,8 @@ fn unknown_fields_are_named_in_a_warning() {
     );
     let many: Vec<u8> = (0..30).flat_map(|i| field(1000 + i, "?")).collect();
     let loaded = read([file(&odd), many].concat()).expect("valid");
-    let [warning] = loaded.warnings.as_slice() else {
-        panic!("{:?}", loaded.warnings);
-    };
+    assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
+    let warning = &loaded.warnings[0];
     assert!(warning.starts_with("31 field(s) unknown"), "{warning}");
     assert!(
         warning.contains("graph.node[0].field 77, field 1000"),

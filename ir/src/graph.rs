@@ -32,7 +32,7 @@ use crate::attr::{AttrValue, Attribute};
 use crate::op::{NewOp, NewOutput, Op, OpExtra};
 use crate::provenance::{Kept, Provenance};
 use crate::tensor::Tensor;
-use crate::value::{Constant, Name, Use, Value, ValueExtra, ValueType};
+use crate::value::{Constant, Name, Spelling, Use, Value, ValueExtra, ValueType};
 
 mod splice;
 
@@ -1004,6 +1004,14 @@ impl Graph {
     /// Sets what a file says about a value besides name and type.
     pub fn set_value_extra(&mut self, v: ValueId, extra: ValueExtra) -> Result<(), GraphError> {
         self.value_mut(v)?.extra = (extra != ValueExtra::default()).then(|| Box::new(extra));
+        self.touch();
+        Ok(())
+    }
+
+    /// Adds an entry of a file that what is said about a value doesn't give back, for readers.
+    pub fn add_spelling(&mut self, v: ValueId, spelling: Spelling) -> Result<(), GraphError> {
+        let extra = self.value_mut(v)?.extra.get_or_insert_default();
+        extra.spellings.push(spelling);
         self.touch();
         Ok(())
     }

@@ -12,7 +12,6 @@ use bytes::Bytes;
 use paring_ir::graph::{GraphExtra, QuantizationAnnotation};
 use paring_ir::model::{ModelExtra, ir_version_for};
 use paring_ir::op::OpExtra;
-use paring_ir::value::ValueExtra;
 use paring_ir::{
     AttrKind, AttrValue, Attribute, Constant, Function, Graph, GraphError, InfoList, Model, Name,
     NewOp, NewOutput, OpsetImport, ValueId, ValueType, escape,
@@ -30,6 +29,16 @@ use super::{Loaded, ReadError, ReadOptions};
 
 /// The newest version of the ONNX IR that this code was written for.
 const NEWEST_IR: i64 = 14;
+
+/// Descriptions of one value that differ from each other; more than a handful are a mistake,
+/// and they are searched one by one.
+const MAX_SPELLINGS: usize = 100;
+/// What a captured value takes in memory at each level, ...
+const CAPTURE_BYTES: u64 = 320;
+/// ... of which a file may ask for this many times its size, ...
+const CAPTURE_BLOW_UP: u64 = 64;
+/// ... and this much more.
+const CAPTURE_ALLOWANCE: u64 = 128 << 20;
 
 /// Reads a model.
 pub(super) fn read(
@@ -53,10 +62,21 @@ pub(super) fn read(
         warnings: scan.warning().into_iter().collect(),
         scopes: Vec::new(),
         ir_version: 0,
+        lossy_types: 0,
+        captures_left: (data.len() as u64)
+            .saturating_mul(CAPTURE_BLOW_UP)
+            .saturating_add(CAPTURE_ALLOWANCE)
+            / CAPTURE_BYTES,
     };
     let model = reader.model(data)?;
     let tensors = reader.tensors;
     let mut warnings = reader.warnings;
+    if reader.lossy_types > 0 {
+        warnings.push(format!(
+            "denotations or unknown parts of {} type(s) in attributes are not kept",
+            reader.lossy_types
+        ));
+    }
     if tensors.stray_entries > 0 {
         warnings.push(format!(
             "{} tensor(s) hold their elements and have external_data entries, which are not kept",
@@ -182,6 +202,11 @@ struct Reader {
     /// The graphs around the place that is being read, outermost first.
     scopes: Vec<Graph>,
     ir_version: i64,
+    /// Types in attributes of which a part can't be kept.
+    lossy_types: u64,
+    /// Values that may still be captured: a name that is used deep inside becomes a value of
+    /// every graph on the way.
+    captures_left: u64,
 }
 
 impl Reader {
@@ -396,7 +421,8 @@ impl Reader {
                 .within(|| quoted("input", name)));
         }
         let v = graph.add_input(name, ty).map_err(edit)?;
-        set_info(graph, v, extra, &info, InfoList::Inputs, 0)
+        graph.set_value_extra(v, extra).map_err(edit)?;
+        add_spelling(graph, v, &info, InfoList::Inputs, 0)
     }
 
     /// The inputs, as met once.
@@ -428,13 +454,11 @@ impl Reader {
             InfoList::Outputs => graph.add_output(v).map_err(edit)?,
             _ => graph.declare(v).map_err(edit)?,
         }
-        let extra = if first {
+        if first {
             graph.set_type(v, ty).map_err(edit)?;
-            extra
-        } else {
-            graph.value(v).extra().cloned().unwrap_or_default()
-        };
-        set_info(graph, v, extra, &info, list, nth)
+            graph.set_value_extra(v, extra).map_err(edit)?;
+        }
+        add_spelling(graph, v, &info, list, nth)
     }
 
     /// The value of a name: one of the innermost graph, or one around it, or else a new one
@@ -456,9 +480,14 @@ impl Reader {
         let Some(outer) = self.resolve(level - 1, name)? else {
             return Ok(None);
         };
-        let Some(graph) = self.scopes.get_mut(level) else {
+        let outside = self.scopes.get(level - 1).and_then(|g| g.get_value(outer));
+        let shared = outside.map(|v| v.name().clone());
+        let (Some(name), Some(graph)) = (shared, self.scopes.get_mut(level)) else {
             return Ok(None);
         };
+        self.captures_left = self.captures_left.checked_sub(1).ok_or_else(|| {
+            invalid("too many values are captured through too many levels of graphs")
+        })?;
         let v = graph.add_value(name).map_err(edit)?;
         graph.bind_capture(v, outer).map_err(edit)?;
         Ok(Some(v))
@@ -660,17 +689,9 @@ impl Reader {
     }
 
     fn type_value(&mut self, ty: &proto::TypeProto) -> Result<ValueType, ReadError> {
-        let (read, denotations) = types::read_type(ty, &mut self.tensors.names);
+        let (read, _) = types::read_type(ty, &mut self.tensors.names);
         let read = read.ok_or_else(|| invalid("the type says nothing"))?;
-        if types::write_type(&read, &None) != *ty {
-            let what = if denotations.is_some() {
-                "denotations"
-            } else {
-                "unknown parts"
-            };
-            self.warnings
-                .push(format!("{what} of a type in an attribute are not kept"));
-        }
+        self.lossy_types += u64::from(types::write_type(&read, &None) != *ty);
         Ok(read)
     }
 
@@ -754,24 +775,23 @@ impl Reader {
     }
 }
 
-/// Sets what an entry says about a value, and how it says it where that matters.
-fn set_info(
+/// Keeps an entry that the value doesn't give back as it is.
+fn add_spelling(
     graph: &mut Graph,
     v: ValueId,
-    extra: ValueExtra,
     info: &proto::ValueInfoProto,
     list: InfoList,
     nth: u32,
 ) -> Result<(), ReadError> {
-    if graph.value(v).extra() != Some(&extra) {
-        graph.set_value_extra(v, extra).map_err(edit)?;
+    let Some(spelling) = types::spelling(info, graph.value(v), list, nth) else {
+        return Ok(());
+    };
+    let spellings = graph.value(v).extra().map_or(0, |e| e.spellings.len());
+    if spellings >= MAX_SPELLINGS {
+        let problem = format!("it is described in more than {MAX_SPELLINGS} different ways");
+        return Err(invalid(problem).within(|| quoted("value", graph.value(v).name())));
     }
-    if let Some(spelling) = types::spelling(info, graph.value(v), list, nth) {
-        let mut extra = graph.value(v).extra().cloned().unwrap_or_default();
-        extra.spellings.push(spelling);
-        graph.set_value_extra(v, extra).map_err(edit)?;
-    }
-    Ok(())
+    graph.add_spelling(v, spelling).map_err(edit)
 }
 
 /// The kind of an attribute, and the attribute of the function that it stands for.
