@@ -72,16 +72,19 @@ pub(super) fn gemm(cx: &Cx<'_, '_>) -> Outs {
 
 // ---- Einsum ----
 
+/// The labels of one term of an equation.
+type Labels = Vec<char>;
+
 /// The terms of an equation: for each operand its labels, where `.` stands for the ellipsis.
-fn einsum_terms(equation: &str) -> Option<(Vec<Vec<char>>, Option<Vec<char>>)> {
+fn einsum_terms(equation: &str) -> Option<(Vec<Labels>, Option<Labels>)> {
     let equation: String = equation.chars().filter(|c| !c.is_whitespace()).collect();
     let equation = equation.replace("...", ".");
     let (left, right) = match equation.split_once("->") {
         Some((l, r)) => (l.to_owned(), Some(r.to_owned())),
         None => (equation, None),
     };
-    let labels = |term: &str| -> Option<Vec<char>> {
-        let all: Vec<char> = term.chars().collect();
+    let labels = |term: &str| -> Option<Labels> {
+        let all: Labels = term.chars().collect();
         let dots = all.iter().filter(|c| **c == '.').count();
         let fine = dots <= 1 && all.iter().all(|c| *c == '.' || c.is_ascii_alphabetic());
         fine.then_some(all)
