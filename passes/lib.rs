@@ -7,30 +7,50 @@
 
 use paring_ir::Registry;
 
+mod affine;
 mod common;
+mod known;
+mod linear;
+mod pattern;
 #[cfg(test)]
 mod testing;
 
 pub mod eliminate_dead_code;
 pub mod eliminate_identities;
+pub mod fold_affine;
+pub mod fold_batch_norm;
 pub mod fold_constants;
+pub mod fold_pad;
+pub mod fuse_gemm;
 pub mod inline_constant_branches;
 pub mod inline_functions;
 pub mod lift_constants;
+pub mod merge_clips;
 pub mod merge_duplicates;
 pub mod prune_weights;
+pub mod recover_activations;
+pub mod recover_normalizations;
+pub mod recover_reductions;
 
 /// Every built-in pass and recipe.
 pub fn builtin() -> Registry {
     Registry::new()
         .with::<eliminate_dead_code::EliminateDeadCode>()
         .with::<eliminate_identities::EliminateIdentities>()
+        .with::<fold_affine::FoldAffine>()
+        .with::<fold_batch_norm::FoldBatchNorm>()
         .with::<fold_constants::FoldConstants>()
+        .with::<fold_pad::FoldPad>()
+        .with::<fuse_gemm::FuseGemm>()
         .with::<inline_constant_branches::InlineConstantBranches>()
         .with::<inline_functions::InlineFunctions>()
         .with::<lift_constants::LiftConstants>()
+        .with::<merge_clips::MergeClips>()
         .with::<merge_duplicates::MergeDuplicates>()
         .with::<prune_weights::PruneWeights>()
+        .with::<recover_activations::RecoverActivations>()
+        .with::<recover_normalizations::RecoverNormalizations>()
+        .with::<recover_reductions::RecoverReductions>()
         .with_recipe("clean", include_str!("recipes/clean.yaml"))
         .with_recipe("prune", include_str!("recipes/prune.yaml"))
 }
