@@ -8,29 +8,52 @@
 use paring_ir::Registry;
 
 mod common;
+mod shape_facts;
 #[cfg(test)]
 mod testing;
 
+pub mod drop_zero_states;
 pub mod eliminate_dead_code;
+pub mod eliminate_expands;
 pub mod eliminate_identities;
 pub mod fold_constants;
 pub mod inline_constant_branches;
 pub mod inline_functions;
 pub mod lift_constants;
+pub mod merge_casts;
+pub mod merge_concats;
 pub mod merge_duplicates;
+pub mod merge_gathers;
+pub mod merge_pads;
+pub mod merge_reshapes;
+pub mod merge_slices;
+pub mod merge_transposes;
 pub mod prune_weights;
+pub mod simplify_shapes;
+pub mod upgrade_opset;
 
 /// Every built-in pass and recipe.
 pub fn builtin() -> Registry {
     Registry::new()
+        .with::<drop_zero_states::DropZeroStates>()
         .with::<eliminate_dead_code::EliminateDeadCode>()
+        .with::<eliminate_expands::EliminateExpands>()
         .with::<eliminate_identities::EliminateIdentities>()
         .with::<fold_constants::FoldConstants>()
         .with::<inline_constant_branches::InlineConstantBranches>()
         .with::<inline_functions::InlineFunctions>()
         .with::<lift_constants::LiftConstants>()
+        .with::<merge_casts::MergeCasts>()
+        .with::<merge_concats::MergeConcats>()
         .with::<merge_duplicates::MergeDuplicates>()
+        .with::<merge_gathers::MergeGathers>()
+        .with::<merge_pads::MergePads>()
+        .with::<merge_reshapes::MergeReshapes>()
+        .with::<merge_slices::MergeSlices>()
+        .with::<merge_transposes::MergeTransposes>()
         .with::<prune_weights::PruneWeights>()
+        .with::<simplify_shapes::SimplifyShapes>()
+        .with::<upgrade_opset::UpgradeOpset>()
         .with_recipe("clean", include_str!("recipes/clean.yaml"))
         .with_recipe("prune", include_str!("recipes/prune.yaml"))
 }
