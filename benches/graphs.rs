@@ -1,10 +1,15 @@
 //! Large models, built by code, for the benchmarks.
 
-use paring::{DType, Dim, Graph, GraphError, Model, NewOp, Tensor, TensorError, ValueId, ValueType};
+use paring::{
+    DType, Dim, Graph, GraphError, Model, NewOp, Tensor, TensorError, ValueId, ValueType,
+};
 
 /// Why a model can't be built.
 #[derive(Debug)]
-#[allow(dead_code, reason = "read through Debug, when an unwrap of the caller fails")]
+#[allow(
+    dead_code,
+    reason = "read through Debug, when an unwrap of the caller fails"
+)]
 pub enum Error {
     Graph(GraphError),
     Tensor(TensorError),
@@ -28,7 +33,10 @@ pub fn chain(nodes: usize) -> Result<Model, Error> {
     let mut v = g.add_input("x", Some(ValueType::fixed(DType::F32, &[4])))?;
     for i in 0..nodes {
         let op_type = ["Sigmoid", "Neg", "Tanh", "Abs"][i % 4];
-        let op = NewOp::new(op_type).name(format!("op_{i}")).input(v).output(format!("v_{i}"));
+        let op = NewOp::new(op_type)
+            .name(format!("op_{i}"))
+            .input(v)
+            .output(format!("v_{i}"));
         v = output(&mut g, op)?;
     }
     finish(g, v)
@@ -38,7 +46,12 @@ pub fn chain(nodes: usize) -> Result<Model, Error> {
 /// Transposes that cancel, Identity, constants in nodes, shape arithmetic.
 pub fn mixed(nodes: usize) -> Result<Model, Error> {
     let mut g = Graph::new("mixed");
-    let shape = [Dim::Param("batch".into()), Dim::Value(8), Dim::Value(8), Dim::Value(8)];
+    let shape = [
+        Dim::Param("batch".into()),
+        Dim::Value(8),
+        Dim::Value(8),
+        Dim::Value(8),
+    ];
     let mut v = g.add_input("x", Some(ValueType::tensor(DType::F32, shape)))?;
     let mut random = Random(1);
     for i in 0..nodes / BLOCK {
@@ -58,7 +71,10 @@ fn block(g: &mut Graph, x: ValueId, i: usize, random: &mut Random) -> Result<Val
     let weights = |g: &mut Graph, random: &mut Random, tag: &str, dims: &[usize]| {
         let count = dims.iter().product();
         let data: Vec<f32> = (0..count).map(|_| random.next()).collect();
-        Ok::<_, Error>(g.add_constant(&format!("b{i}_{tag}"), Tensor::from_vec(dims.iter().copied(), data)?)?)
+        Ok::<_, Error>(g.add_constant(
+            &format!("b{i}_{tag}"),
+            Tensor::from_vec(dims.iter().copied(), data)?,
+        )?)
     };
     let w = weights(g, random, "w", &[8, 8, 1, 1])?;
     let conv = op(g, NewOp::new("Conv").input(x).input(w), "conv")?;
@@ -70,16 +86,55 @@ fn block(g: &mut Graph, x: ValueId, i: usize, random: &mut Random) -> Result<Val
     let bn = op(g, bn.input(var), "bn")?;
     let relu = op(g, NewOp::new("Relu").input(bn), "relu")?;
     let id = op(g, NewOp::new("Identity").input(relu), "id")?;
-    let there = op(g, NewOp::new("Transpose").input(id).attr("perm", vec![0i64, 2, 3, 1]), "nhwc")?;
-    let back = op(g, NewOp::new("Transpose").input(there).attr("perm", vec![0i64, 3, 1, 2]), "nchw")?;
+    let there = op(
+        g,
+        NewOp::new("Transpose")
+            .input(id)
+            .attr("perm", vec![0i64, 2, 3, 1]),
+        "nhwc",
+    )?;
+    let back = op(
+        g,
+        NewOp::new("Transpose")
+            .input(there)
+            .attr("perm", vec![0i64, 3, 1, 2]),
+        "nchw",
+    )?;
     let shape = op(g, NewOp::new("Shape").input(back), "shape")?;
-    let zero = op(g, NewOp::new("Constant").attr("value", Tensor::scalar(0i64)), "zero")?;
+    let zero = op(
+        g,
+        NewOp::new("Constant").attr("value", Tensor::scalar(0i64)),
+        "zero",
+    )?;
     let batch = op(g, NewOp::new("Gather").input(shape).input(zero), "batch")?;
-    let axes = op(g, NewOp::new("Constant").attr("value", Tensor::vector(vec![0i64])), "axes")?;
-    let batch = op(g, NewOp::new("Unsqueeze").input(batch).input(axes), "unsqueezed")?;
-    let rest = op(g, NewOp::new("Constant").attr("value", Tensor::vector(vec![8i64, 8, 8])), "rest")?;
-    let target = op(g, NewOp::new("Concat").input(batch).input(rest).attr("axis", 0i64), "target")?;
-    let flat = op(g, NewOp::new("Reshape").input(back).input(target), "reshaped")?;
+    let axes = op(
+        g,
+        NewOp::new("Constant").attr("value", Tensor::vector(vec![0i64])),
+        "axes",
+    )?;
+    let batch = op(
+        g,
+        NewOp::new("Unsqueeze").input(batch).input(axes),
+        "unsqueezed",
+    )?;
+    let rest = op(
+        g,
+        NewOp::new("Constant").attr("value", Tensor::vector(vec![8i64, 8, 8])),
+        "rest",
+    )?;
+    let target = op(
+        g,
+        NewOp::new("Concat")
+            .input(batch)
+            .input(rest)
+            .attr("axis", 0i64),
+        "target",
+    )?;
+    let flat = op(
+        g,
+        NewOp::new("Reshape").input(back).input(target),
+        "reshaped",
+    )?;
     let sum = op(g, NewOp::new("Add").input(flat).input(x), "sum")?;
     op(g, NewOp::new("Tanh").input(sum), "tanh")
 }
@@ -92,11 +147,19 @@ pub fn heavy(bytes: u64) -> Result<Model, Error> {
     let mut v = g.add_input("x", Some(ValueType::fixed(DType::F32, &[1, SIDE])))?;
     let mut random = Random(7);
     for i in 0..layers {
-        let data: Vec<f32> = (0..SIDE * SIDE).map(|_| random.next() / SIDE as f32).collect();
+        let data: Vec<f32> = (0..SIDE * SIDE)
+            .map(|_| random.next() / SIDE as f32)
+            .collect();
         let w = g.add_constant(&format!("w_{i}"), Tensor::from_vec([SIDE, SIDE], data)?)?;
-        let op = NewOp::new("MatMul").name(format!("matmul_{i}")).input(v).input(w);
+        let op = NewOp::new("MatMul")
+            .name(format!("matmul_{i}"))
+            .input(v)
+            .input(w);
         v = output(&mut g, op.output(format!("m_{i}")))?;
-        let op = NewOp::new("Relu").name(format!("relu_{i}")).input(v).output(format!("r_{i}"));
+        let op = NewOp::new("Relu")
+            .name(format!("relu_{i}"))
+            .input(v)
+            .output(format!("r_{i}"));
         v = output(&mut g, op)?;
     }
     finish(g, v)
@@ -109,7 +172,13 @@ fn output(g: &mut Graph, op: NewOp) -> Result<ValueId, Error> {
 }
 
 fn finish(mut g: Graph, v: ValueId) -> Result<Model, Error> {
-    g.set_type(v, Some(ValueType::Tensor { dtype: Some(DType::F32), shape: None }))?;
+    g.set_type(
+        v,
+        Some(ValueType::Tensor {
+            dtype: Some(DType::F32),
+            shape: None,
+        }),
+    )?;
     g.add_output(v)?;
     Ok(Model::new(g, 17))
 }

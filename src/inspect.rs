@@ -111,9 +111,18 @@ fn inspect_with(
 ) -> Inspection {
     let costs = cache.get_with::<Costs>(model, &CostOptions { zeros });
     let cost = costs.total().clone();
-    let sparsity =
-        cost.zeros.map(|z| if cost.parameters == 0 { 0.0 } else { z as f64 / cost.parameters as f64 });
-    Inspection { cost, file_bytes, sparsity }
+    let sparsity = cost.zeros.map(|z| {
+        if cost.parameters == 0 {
+            0.0
+        } else {
+            z as f64 / cost.parameters as f64
+        }
+    });
+    Inspection {
+        cost,
+        file_bytes,
+        sparsity,
+    }
 }
 
 /// All about a model.
@@ -129,17 +138,35 @@ pub fn details(model: &Model, file_bytes: Option<u64>) -> Details {
     };
     let extra = &model.extra;
     let producer = [&extra.producer_name, &extra.producer_version];
-    let producer: Vec<&str> =
-        producer.into_iter().flatten().map(|s| &**s).filter(|s| !s.is_empty()).collect();
-    let domain = |d: &str| if d.is_empty() { "ai.onnx".to_owned() } else { d.to_owned() };
+    let producer: Vec<&str> = producer
+        .into_iter()
+        .flatten()
+        .map(|s| &**s)
+        .filter(|s| !s.is_empty())
+        .collect();
+    let domain = |d: &str| {
+        if d.is_empty() {
+            "ai.onnx".to_owned()
+        } else {
+            d.to_owned()
+        }
+    };
     Details {
         numbers,
         ir_version: model.ir_version,
-        opsets: model.opsets.iter().map(|o| (domain(&o.domain), o.version)).collect(),
+        opsets: model
+            .opsets
+            .iter()
+            .map(|o| (domain(&o.domain), o.version))
+            .collect(),
         producer: producer.join(" "),
         inputs: graph.inputs().iter().map(port).collect(),
         outputs: graph.outputs().iter().map(port).collect(),
-        functions: model.functions.iter().map(|f| format!("{}::{}", f.domain, f.name)).collect(),
+        functions: model
+            .functions
+            .iter()
+            .map(|f| format!("{}::{}", f.domain, f.name))
+            .collect(),
         tensors: tensors(model),
         layers: layers(model, &shapes, &costs),
         shapes: coverage(model, &shapes),
@@ -162,7 +189,11 @@ fn tensors(model: &Model) -> Vec<TensorInfo> {
                 ty: type_text(Some(&constant.value_type())),
                 bytes: constant.byte_len() as u64,
                 sparsity: zeros,
-                used_by: graph.sorted_uses(v).iter().map(|u| graph.op_label(u.op).to_string()).collect(),
+                used_by: graph
+                    .sorted_uses(v)
+                    .iter()
+                    .map(|u| graph.op_label(u.op).to_string())
+                    .collect(),
             })
         })
         .collect();
@@ -172,7 +203,9 @@ fn tensors(model: &Model) -> Vec<TensorInfo> {
 
 fn layers(model: &Model, shapes: &Shapes, costs: &Costs) -> Vec<Layer> {
     let graph = &model.graph;
-    let order = graph.topological_order().unwrap_or_else(|_| graph.ops().collect());
+    let order = graph
+        .topological_order()
+        .unwrap_or_else(|_| graph.ops().collect());
     let layer = |op| {
         let cost = costs.op(op);
         let macs = cost.macs.filter(|&m| m > 0)?;
@@ -191,7 +224,10 @@ fn layers(model: &Model, shapes: &Shapes, costs: &Costs) -> Vec<Layer> {
 fn coverage(model: &Model, shapes: &Shapes) -> ShapeCoverage {
     let graph = &model.graph;
     let mut out = ShapeCoverage::default();
-    for v in graph.values().filter(|&v| graph.value(v).producer().is_some()) {
+    for v in graph
+        .values()
+        .filter(|&v| graph.value(v).producer().is_some())
+    {
         out.values += 1;
         out.ranked += usize::from(shapes.rank(v).is_some());
         out.fixed += usize::from(shapes.known_dims(v).is_some());

@@ -171,7 +171,12 @@ pub struct Optimizer<'a> {
 impl<'a> Optimizer<'a> {
     /// An optimizer without passes.
     pub fn new(registry: &'a Registry) -> Optimizer<'a> {
-        Optimizer { registry, recipe: Recipe::empty(), cancel: None, settings: Settings::default() }
+        Optimizer {
+            registry,
+            recipe: Recipe::empty(),
+            cancel: None,
+            settings: Settings::default(),
+        }
     }
 
     /// With this recipe instead of what there was.
@@ -240,8 +245,16 @@ impl<'a> Optimizer<'a> {
             shapes = Some(resolved);
         }
         let original = (s.validate || s.time).then(|| model.clone());
-        let data = s.data.as_ref().map(|p| DataSet::open(p, model)).transpose()?;
-        let eval = s.eval.as_ref().map(|p| DataSet::open(p, model)).transpose()?;
+        let data = s
+            .data
+            .as_ref()
+            .map(|p| DataSet::open(p, model))
+            .transpose()?;
+        let eval = s
+            .eval
+            .as_ref()
+            .map(|p| DataSet::open(p, model))
+            .transpose()?;
         let sources = self.sources(model, shapes, &data, &eval, &pipeline, &mut notes)?;
         let (mut judge, unvalidated) = self.judge(&engine, model, &sources, &pipeline)?;
         let before = inspect(model, None, pipeline.is_lossy());
@@ -278,14 +291,18 @@ impl<'a> Optimizer<'a> {
             self.conclude(judge, original, model, &mut report)?;
             let on_calibration = data.is_some() && eval.is_none();
             if on_calibration && report.validation.is_some() {
-                report.notes.push("measured on calibration data; --eval scores on other samples".to_owned());
+                report.notes.push(
+                    "measured on calibration data; --eval scores on other samples".to_owned(),
+                );
             }
         }
         Ok(report)
     }
 
     fn check_stop(&self, pipeline: &Pipeline) -> Result<(), OptimizeError> {
-        let Some(stop) = &self.settings.stop_after else { return Ok(()) };
+        let Some(stop) = &self.settings.stop_after else {
+            return Ok(());
+        };
         self.registry.find(stop)?;
         if pipeline.steps().any(|s| s.pass.info().name == stop) {
             return Ok(());
@@ -321,7 +338,10 @@ impl<'a> Optimizer<'a> {
         notes: &mut Vec<String>,
     ) -> Result<Sources<'d>, OptimizeError> {
         let s = &self.settings;
-        let mut out = Sources { user: eval.as_ref().or(data.as_ref()), random: Vec::new() };
+        let mut out = Sources {
+            user: eval.as_ref().or(data.as_ref()),
+            random: Vec::new(),
+        };
         if !s.validate && !s.time {
             return Ok(out);
         }
@@ -376,21 +396,40 @@ impl<'a> Optimizer<'a> {
             cancel: self.cancel,
             ..CompareOptions::default()
         };
-        let times = TimeOptions { threads: s.threads, ..TimeOptions::default() };
-        let file_bytes = |m: &Model| onnx::encoded_len(m).map_err(|e| EngineError::Data(e.to_string()));
+        let times = TimeOptions {
+            threads: s.threads,
+            ..TimeOptions::default()
+        };
+        let file_bytes =
+            |m: &Model| onnx::encoded_len(m).map_err(|e| EngineError::Data(e.to_string()));
         let all = sources.all();
-        let Some(&first) = all.first() else { return Ok((None, Some("there are no samples".to_owned()))) };
-        let made =
-            EngineJudge::new(engine, model, first, &all, options, times, Box::new(file_bytes));
+        let Some(&first) = all.first() else {
+            return Ok((None, Some("there are no samples".to_owned())));
+        };
+        let made = EngineJudge::new(
+            engine,
+            model,
+            first,
+            &all,
+            options,
+            times,
+            Box::new(file_bytes),
+        );
         match made {
             Ok(judge) if s.validate => Ok((Some(judge), None)),
-            Ok(judge) => Ok((Some(judge), Some("not asked for (--no-validate)".to_owned()))),
+            Ok(judge) => Ok((
+                Some(judge),
+                Some("not asked for (--no-validate)".to_owned()),
+            )),
             Err(EngineError::Cancelled) => Err(RunError::Cancelled.into()),
             // Data that doesn't fit is the user's mistake; an engine that can't is a fact.
             Err(e @ (EngineError::Data(_) | EngineError::Input { .. })) => Err(e.into()),
             Err(e) => {
                 let reason = format!("the engine can't run the original: {e}");
-                if s.validate && !s.allow_unvalidated && (pipeline.is_lossy() || pipeline.limits_outputs()) {
+                if s.validate
+                    && !s.allow_unvalidated
+                    && (pipeline.is_lossy() || pipeline.limits_outputs())
+                {
                     return Err(OptimizeError::Unvalidated { reason });
                 }
                 Ok((None, Some(reason)))
@@ -425,18 +464,26 @@ struct Sources<'d> {
 impl Sources<'_> {
     fn all(&self) -> Vec<&dyn DataSource> {
         let user = self.user.map(|d| d as &dyn DataSource);
-        user.into_iter().chain(self.random.iter().map(|r| r as &dyn DataSource)).collect()
+        user.into_iter()
+            .chain(self.random.iter().map(|r| r as &dyn DataSource))
+            .collect()
     }
 }
 
 /// Writes the sizes that the user gave into the declared types of the inputs. Sizes that were
 /// only guessed for running stay open.
-fn fix_dims(model: &mut Model, options: &ShapeOptions, resolved: &RunShapes) -> Result<(), OptimizeError> {
+fn fix_dims(
+    model: &mut Model,
+    options: &ShapeOptions,
+    resolved: &RunShapes,
+) -> Result<(), OptimizeError> {
     let inputs = model.graph.inputs().to_vec();
     for (v, dims) in inputs.into_iter().zip(&resolved.dims) {
         let value = model.graph.value(v);
         let whole = options.inputs.contains_key(&**value.name());
-        let Some(ValueType::Tensor { dtype, shape }) = value.declared_type().cloned() else { continue };
+        let Some(ValueType::Tensor { dtype, shape }) = value.declared_type().cloned() else {
+            continue;
+        };
         let fixed = |d: usize| Dim::Value(i64::try_from(d).unwrap_or(i64::MAX));
         let shape: Shape = match shape {
             Some(shape) => shape
@@ -451,10 +498,13 @@ fn fix_dims(model: &mut Model, options: &ShapeOptions, resolved: &RunShapes) -> 
             None if whole => dims.iter().map(|&d| fixed(d)).collect(),
             None => continue,
         };
-        model
-            .graph
-            .set_type(v, Some(ValueType::Tensor { dtype, shape: Some(shape) }))
-            ?;
+        model.graph.set_type(
+            v,
+            Some(ValueType::Tensor {
+                dtype,
+                shape: Some(shape),
+            }),
+        )?;
     }
     let mut cache = paring_ir::analysis::AnalysisCache::new();
     let shapes = cache.get::<paring_ir::analysis::Shapes>(model);

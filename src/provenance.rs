@@ -43,7 +43,10 @@ struct Origin {
 /// Writes the provenance of all operators and tensors into the metadata entry, or removes the
 /// entry when there is none.
 pub fn attach(model: &mut Model) {
-    let mut record = Record { version: 1, ..Record::default() };
+    let mut record = Record {
+        version: 1,
+        ..Record::default()
+    };
     model.for_each_graph(&mut |graph| collect(graph, &mut record));
     detach(model);
     if record.operators.is_empty() && record.tensors.is_empty() {
@@ -88,19 +91,29 @@ fn encode(passes: &mut Vec<Name>, p: &Provenance, own: &Name) -> Origin {
             })
         })
         .collect();
-    let from = if p.from.len() == 1 && p.from[0] == *own { Vec::new() } else { p.from.clone() };
+    let from = if p.from.len() == 1 && p.from[0] == *own {
+        Vec::new()
+    } else {
+        p.from.clone()
+    };
     // Where an axis was cut twice, the later cut counts into what the earlier one left.
     let mut kept: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
     for k in &p.kept {
         let composed = match kept.get(&k.axis) {
-            Some(before) => {
-                k.indices.iter().filter_map(|&i| before.get(i as usize).copied()).collect()
-            }
+            Some(before) => k
+                .indices
+                .iter()
+                .filter_map(|&i| before.get(i as usize).copied())
+                .collect(),
             None => k.indices.to_vec(),
         };
         kept.insert(k.axis, composed);
     }
-    Origin { by, from, kept: kept.into_iter().map(|(a, k)| (a, to_ranges(&k))).collect() }
+    Origin {
+        by,
+        from,
+        kept: kept.into_iter().map(|(a, k)| (a, to_ranges(&k))).collect(),
+    }
 }
 
 /// Puts the origins that the metadata entry records back on operators and tensors. An entry that
@@ -111,10 +124,17 @@ pub fn restore(model: &mut Model) -> Result<Option<String>, GraphError> {
     };
     let record: Record = match serde_json::from_str(text) {
         Ok(r) => r,
-        Err(e) => return Ok(Some(format!("the metadata entry {KEY} can't be read and is ignored: {e}"))),
+        Err(e) => {
+            return Ok(Some(format!(
+                "the metadata entry {KEY} can't be read and is ignored: {e}"
+            )));
+        }
     };
     if record.version != 1 {
-        return Ok(Some(format!("the metadata entry {KEY} is of version {}; this is 1", record.version)));
+        return Ok(Some(format!(
+            "the metadata entry {KEY} is of version {}; this is 1",
+            record.version
+        )));
     }
     let graph = &mut model.graph;
     let ops: Vec<_> = graph.ops().collect();
@@ -136,12 +156,23 @@ pub fn restore(model: &mut Model) -> Result<Option<String>, GraphError> {
 
 fn decode(passes: &[Name], origin: &Origin, own: &Name) -> Arc<Provenance> {
     Arc::new(Provenance {
-        passes: origin.by.iter().filter_map(|&i| passes.get(i).cloned()).collect(),
-        from: if origin.from.is_empty() { vec![own.clone()] } else { origin.from.clone() },
+        passes: origin
+            .by
+            .iter()
+            .filter_map(|&i| passes.get(i).cloned())
+            .collect(),
+        from: if origin.from.is_empty() {
+            vec![own.clone()]
+        } else {
+            origin.from.clone()
+        },
         kept: origin
             .kept
             .iter()
-            .map(|(&axis, ranges)| Kept { axis, indices: from_ranges(ranges).into() })
+            .map(|(&axis, ranges)| Kept {
+                axis,
+                indices: from_ranges(ranges).into(),
+            })
             .collect(),
     })
 }
@@ -171,7 +202,9 @@ fn from_ranges(text: &str) -> Vec<u32> {
     let mut out = Vec::new();
     for part in text.split(',') {
         let (a, b) = part.split_once('-').unwrap_or((part, part));
-        let (Ok(a), Ok(b)) = (a.parse::<u32>(), b.parse::<u32>()) else { continue };
+        let (Ok(a), Ok(b)) = (a.parse::<u32>(), b.parse::<u32>()) else {
+            continue;
+        };
         for i in a..=b {
             if out.len() >= MOST_INDICES {
                 return out;
@@ -201,8 +234,14 @@ mod tests {
             passes: vec!["remove-channels".into()],
             from: vec!["w".into()],
             kept: vec![
-                Kept { axis: 0, indices: [1, 3, 5].into() },
-                Kept { axis: 0, indices: [0, 2].into() },
+                Kept {
+                    axis: 0,
+                    indices: [1, 3, 5].into(),
+                },
+                Kept {
+                    axis: 0,
+                    indices: [0, 2].into(),
+                },
             ],
         };
         let origin = encode(&mut Vec::new(), &p, &"w".into());

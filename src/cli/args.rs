@@ -6,7 +6,12 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 /// Make exported ONNX models smaller and faster, without retraining.
 #[derive(Debug, Parser)]
-#[command(name = "paring", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(
+    name = "paring",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true
+)]
 pub(super) struct Args {
     #[command(flatten)]
     pub(super) common: Common,

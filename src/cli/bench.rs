@@ -31,10 +31,18 @@ struct Measured {
 
 pub(super) fn run(common: &Common, args: &BenchArgs) -> anyhow::Result<Exit> {
     if !(args.min_time > 0.0 && args.min_time <= 3600.0) {
-        return Err(failure(Exit::Usage, "--min-time: expected seconds, more than 0 and at most 3600"));
+        return Err(failure(
+            Exit::Usage,
+            "--min-time: expected seconds, more than 0 and at most 3600",
+        ));
     }
     let first = io::read(common, &args.model)?.model;
-    let second = args.other.as_ref().map(|p| io::read(common, p)).transpose()?.map(|l| l.model);
+    let second = args
+        .other
+        .as_ref()
+        .map(|p| io::read(common, p))
+        .transpose()?
+        .map(|l| l.model);
     let shapes = RunShapes::resolve(&first, &io::shape_options(&args.running)?)?;
     let random = RandomInputs::new(&first, &shapes, 1, args.running.seed)?;
     let inputs = random.run(0)?;
@@ -49,12 +57,16 @@ pub(super) fn run(common: &Common, args: &BenchArgs) -> anyhow::Result<Exit> {
         ..Measured::default()
     };
     match &second {
-        Some(second) => measured.latency = Some(time_pair(&engine, &first, second, &inputs, &options)?),
+        Some(second) => {
+            measured.latency = Some(time_pair(&engine, &first, second, &inputs, &options)?)
+        }
         None => measured.bench = Some(bench(&engine, &first, &inputs, &options)?),
     }
     if args.profile {
         for model in [Some(&first), second.as_ref()].into_iter().flatten() {
-            measured.profiles.push(profile(&engine, model, &inputs, &options)?);
+            measured
+                .profiles
+                .push(profile(&engine, model, &inputs, &options)?);
         }
     }
     if args.json {

@@ -13,6 +13,9 @@ pub(super) fn run(common: &Common, args: &Check) -> anyhow::Result<Exit> {
             }
             Ok(Exit::Success)
         }
-        Err(found) => Err(failure(Exit::BadModel, format!("{}: {found}", args.model.display()))),
+        Err(found) => Err(failure(
+            Exit::BadModel,
+            format!("{}: {found}", args.model.display()),
+        )),
     }
 }

@@ -28,7 +28,10 @@ struct Comparison {
 
 pub(super) fn run(common: &Common, args: &Compare) -> anyhow::Result<Exit> {
     if io::is_dash(&args.before) && io::is_dash(&args.after) {
-        return Err(failure(Exit::Usage, "only one of the models can come from standard input"));
+        return Err(failure(
+            Exit::Usage,
+            "only one of the models can come from standard input",
+        ));
     }
     let before = io::read(common, &args.before)?;
     let after = io::read(common, &args.after)?;
@@ -51,8 +54,13 @@ pub(super) fn run(common: &Common, args: &Compare) -> anyhow::Result<Exit> {
         label_output: args.label_output.as_deref(),
         ..CompareOptions::default()
     };
-    let mut validation =
-        compare(&TractEngine::new(), &before.model, &after.model, &*source, &options)?;
+    let mut validation = compare(
+        &TractEngine::new(),
+        &before.model,
+        &after.model,
+        &*source,
+        &options,
+    )?;
     validation.notes.splice(0..0, notes);
     let comparison = Comparison {
         before: inspect(&before.model, Some(before.file_bytes), true),
@@ -73,25 +81,52 @@ fn text(c: &Comparison) -> Result<String, std::fmt::Error> {
     let (a, b) = (&c.before, &c.after);
     let mut sizes = table(&["", "first", "second"], 1);
     sizes.add_row(["nodes".to_owned(), count(a.cost.nodes), count(b.cost.nodes)]);
-    sizes.add_row(["parameters".to_owned(), count(a.cost.parameters), count(b.cost.parameters)]);
+    sizes.add_row([
+        "parameters".to_owned(),
+        count(a.cost.parameters),
+        count(b.cost.parameters),
+    ]);
     sizes.add_row(["MACs".to_owned(), count(a.cost.macs), count(b.cost.macs)]);
-    sizes.add_row(["file".to_owned(), bytes(a.file_bytes.unwrap_or(0)), bytes(b.file_bytes.unwrap_or(0))]);
+    sizes.add_row([
+        "file".to_owned(),
+        bytes(a.file_bytes.unwrap_or(0)),
+        bytes(b.file_bytes.unwrap_or(0)),
+    ]);
     writeln!(out, "{sizes}\n")?;
-    writeln!(out, "{BOLD}outputs{BOLD:#} with {} on {} samples of {}", v.engine, v.samples, v.data)?;
-    let mut outputs = table(&["output", "max-abs", "relative", "SQNR", "cosine", "mismatches"], 1);
+    writeln!(
+        out,
+        "{BOLD}outputs{BOLD:#} with {} on {} samples of {}",
+        v.engine, v.samples, v.data
+    )?;
+    let mut outputs = table(
+        &[
+            "output",
+            "max-abs",
+            "relative",
+            "SQNR",
+            "cosine",
+            "mismatches",
+        ],
+        1,
+    );
     for o in &v.outputs {
         outputs.add_row([
             o.name.clone(),
             format!("{:.3e}", o.max_abs),
             format!("{:.3e}", o.max_rel),
-            o.sqnr_db.map_or("equal".to_owned(), |db| format!("{db:.1} dB")),
+            o.sqnr_db
+                .map_or("equal".to_owned(), |db| format!("{db:.1} dB")),
             o.cosine.map_or(String::new(), |c| format!("{c:.6}")),
             o.mismatches.to_string(),
         ]);
     }
     writeln!(out, "{outputs}")?;
     if let Some(noise) = v.noise {
-        writeln!(out, "  up to {:.1e} relative is noise of the engine", noise.max(v.floor()))?;
+        writeln!(
+            out,
+            "  up to {:.1e} relative is noise of the engine",
+            noise.max(v.floor())
+        )?;
     }
     if let Some(t) = v.top1_agreement {
         writeln!(out, "  top-1 agrees on {:.1} %", 100.0 * t)?;

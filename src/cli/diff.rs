@@ -12,7 +12,10 @@ use crate::diff::{Diff, Difference, OpRef, TensorChange, diff};
 
 pub(super) fn run(common: &Common, args: &DiffArgs) -> anyhow::Result<Exit> {
     if io::is_dash(&args.before) && io::is_dash(&args.after) {
-        return Err(failure(Exit::Usage, "only one of the models can come from standard input"));
+        return Err(failure(
+            Exit::Usage,
+            "only one of the models can come from standard input",
+        ));
     }
     let before = io::read(common, &args.before)?;
     let after = io::read(common, &args.after)?;
@@ -22,7 +25,11 @@ pub(super) fn run(common: &Common, args: &DiffArgs) -> anyhow::Result<Exit> {
     } else if !common.quiet {
         io::print(&text(&found)?)?;
     }
-    Ok(if found.is_empty(args.strict) { Exit::Success } else { Exit::Different })
+    Ok(if found.is_empty(args.strict) {
+        Exit::Success
+    } else {
+        Exit::Different
+    })
 }
 
 fn text(d: &Diff) -> Result<String, std::fmt::Error> {
@@ -51,17 +58,40 @@ fn text(d: &Diff) -> Result<String, std::fmt::Error> {
         writeln!(out, "{GOOD}+ tensor {} {ty}{GOOD:#}", escape(name))?;
     }
     for c in &tensors.changed {
-        writeln!(out, "{WARN}~ tensor {}{WARN:#} {}", escape(&c.name), tensor_text(c))?;
+        writeln!(
+            out,
+            "{WARN}~ tensor {}{WARN:#} {}",
+            escape(&c.name),
+            tensor_text(c)
+        )?;
     }
-    writeln!(out, "{BOLD}operators{BOLD:#}     {} added, {} removed, {} changed, {} same{}",
-        ops.added.len(), ops.removed.len(), ops.changed.len(), ops.same, renamed(ops.renamed))?;
-    writeln!(out, "{BOLD}initializers{BOLD:#}  {} added, {} removed, {} changed, {} same{}",
-        tensors.added.len(), tensors.removed.len(), tensors.changed.len(), tensors.same, renamed(tensors.renamed))?;
+    writeln!(
+        out,
+        "{BOLD}operators{BOLD:#}     {} added, {} removed, {} changed, {} same{}",
+        ops.added.len(),
+        ops.removed.len(),
+        ops.changed.len(),
+        ops.same,
+        renamed(ops.renamed)
+    )?;
+    writeln!(
+        out,
+        "{BOLD}initializers{BOLD:#}  {} added, {} removed, {} changed, {} same{}",
+        tensors.added.len(),
+        tensors.removed.len(),
+        tensors.changed.len(),
+        tensors.same,
+        renamed(tensors.renamed)
+    )?;
     Ok(out)
 }
 
 fn renamed(n: usize) -> String {
-    if n == 0 { String::new() } else { format!(" ({n} of them renamed)") }
+    if n == 0 {
+        String::new()
+    } else {
+        format!(" ({n} of them renamed)")
+    }
 }
 
 fn op_text(op: &OpRef) -> String {
@@ -72,12 +102,25 @@ fn origin(op: &OpRef) -> String {
     if op.by.is_empty() {
         return String::new();
     }
-    format!("  {DIM}by {} from {}{DIM:#}", escape(&op.by.join(", ")), escape(&op.from.join(", ")))
+    format!(
+        "  {DIM}by {} from {}{DIM:#}",
+        escape(&op.by.join(", ")),
+        escape(&op.from.join(", "))
+    )
 }
 
 fn difference(out: &mut String, d: &Difference, indent: &str) -> std::fmt::Result {
-    let side = |s: &Option<String>| s.as_ref().map_or_else(|| "(none)".to_owned(), |s| escape(s));
-    writeln!(out, "{indent}{}: {} -> {}", escape(&d.what), side(&d.before), side(&d.after))
+    let side = |s: &Option<String>| {
+        s.as_ref()
+            .map_or_else(|| "(none)".to_owned(), |s| escape(s))
+    };
+    writeln!(
+        out,
+        "{indent}{}: {} -> {}",
+        escape(&d.what),
+        side(&d.before),
+        side(&d.after)
+    )
 }
 
 fn tensor_text(c: &TensorChange) -> String {
@@ -91,7 +134,11 @@ fn tensor_text(c: &TensorChange) -> String {
         parts.push(format!("max-abs {max:.3e}, relative norm {norm:.3e}"));
     }
     if c.sparsity_before != c.sparsity_after {
-        parts.push(format!("zeros {:.1} % -> {:.1} %", 100.0 * c.sparsity_before, 100.0 * c.sparsity_after));
+        parts.push(format!(
+            "zeros {:.1} % -> {:.1} %",
+            100.0 * c.sparsity_before,
+            100.0 * c.sparsity_after
+        ));
     }
     if !c.by.is_empty() {
         parts.push(format!("{DIM}by {}{DIM:#}", escape(&c.by.join(", "))));

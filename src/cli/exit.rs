@@ -50,7 +50,11 @@ pub(super) struct Failure {
 
 /// An error with this exit code.
 pub(super) fn failure(exit: Exit, message: impl Into<String>) -> anyhow::Error {
-    Failure { exit, message: message.into() }.into()
+    Failure {
+        exit,
+        message: message.into(),
+    }
+    .into()
 }
 
 /// The exit code of an error: that of the first error in its chain that has one.
@@ -76,7 +80,9 @@ fn of_one(e: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             RunError::Limits { .. } => Exit::Limit,
             RunError::Bug { .. } => Exit::Bug,
             RunError::Cancelled => Exit::Cancelled,
-            RunError::Pass { source, .. } if matches!(**source, PassError::Options(_)) => Exit::BadRecipe,
+            RunError::Pass { source, .. } if matches!(**source, PassError::Options(_)) => {
+                Exit::BadRecipe
+            }
             _ => Exit::Precondition,
         });
     }

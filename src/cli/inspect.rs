@@ -41,20 +41,49 @@ pub(super) fn table(header: &[&str], numbers: usize) -> Table {
 fn text(name: &str, d: &Details) -> Result<String, std::fmt::Error> {
     let mut out = String::new();
     let n = &d.numbers;
-    let opsets: Vec<String> = d.opsets.iter().map(|(d, v)| format!("{} {v}", escape(d))).collect();
+    let opsets: Vec<String> = d
+        .opsets
+        .iter()
+        .map(|(d, v)| format!("{} {v}", escape(d)))
+        .collect();
     writeln!(out, "{BOLD}{}{BOLD:#}", escape(name))?;
-    writeln!(out, "  {}, IR {}, made by {}", opsets.join(", "), d.ir_version, or_unknown(&d.producer))?;
-    let size = n.file_bytes.map_or_else(String::new, |b| format!(", file {}", bytes(b)));
+    writeln!(
+        out,
+        "  {}, IR {}, made by {}",
+        opsets.join(", "),
+        d.ir_version,
+        or_unknown(&d.producer)
+    )?;
+    let size = n
+        .file_bytes
+        .map_or_else(String::new, |b| format!(", file {}", bytes(b)));
     let constants = match n.cost.constants {
         0 => String::new(),
         c => format!(" (and {c} Constant)"),
     };
-    writeln!(out, "  {} operators{constants}, {} parameters in {}{size}",
-        n.cost.nodes, count(n.cost.parameters), bytes(n.cost.weight_bytes))?;
-    let assumed = if n.cost.macs_assumed { ", open sizes taken as 1" } else { "" };
-    writeln!(out, "  {} MACs{assumed}, {:.1} % of the parameters are zero",
-        count(n.cost.macs), 100.0 * n.sparsity.unwrap_or(0.0))?;
-    writeln!(out, "  shapes: {} of {} known, {} to the last dimension", d.shapes.ranked, d.shapes.values, d.shapes.fixed)?;
+    writeln!(
+        out,
+        "  {} operators{constants}, {} parameters in {}{size}",
+        n.cost.nodes,
+        count(n.cost.parameters),
+        bytes(n.cost.weight_bytes)
+    )?;
+    let assumed = if n.cost.macs_assumed {
+        ", open sizes taken as 1"
+    } else {
+        ""
+    };
+    writeln!(
+        out,
+        "  {} MACs{assumed}, {:.1} % of the parameters are zero",
+        count(n.cost.macs),
+        100.0 * n.sparsity.unwrap_or(0.0)
+    )?;
+    writeln!(
+        out,
+        "  shapes: {} of {} known, {} to the last dimension",
+        d.shapes.ranked, d.shapes.values, d.shapes.fixed
+    )?;
     for (label, ports) in [("input", &d.inputs), ("output", &d.outputs)] {
         for p in ports {
             writeln!(out, "  {label:6} {}  {DIM}{}{DIM:#}", escape(&p.name), p.ty)?;
@@ -70,18 +99,29 @@ fn text(name: &str, d: &Details) -> Result<String, std::fmt::Error> {
 }
 
 fn or_unknown(text: &str) -> String {
-    if text.is_empty() { "an unnamed program".to_owned() } else { escape(text) }
+    if text.is_empty() {
+        "an unnamed program".to_owned()
+    } else {
+        escape(text)
+    }
 }
 
 fn operators(out: &mut String, d: &Details) -> std::fmt::Result {
     let mut ops: Vec<(&String, &usize)> = d.numbers.cost.operators.iter().collect();
     ops.sort_by(|a, b| b.1.cmp(a.1).then_with(|| a.0.cmp(b.0)));
     writeln!(out, "\n{BOLD}Operators{BOLD:#}")?;
-    let width = ops.iter().map(|(n, _)| n.chars().count()).max().unwrap_or(0) + 8;
+    let width = ops
+        .iter()
+        .map(|(n, _)| n.chars().count())
+        .max()
+        .unwrap_or(0)
+        + 8;
     let per_line = (92 / width.max(1)).max(1);
     for line in ops.chunks(per_line) {
-        let cells: Vec<String> =
-            line.iter().map(|(n, c)| format!("{c:>5} {:<w$}", escape(n), w = width - 6)).collect();
+        let cells: Vec<String> = line
+            .iter()
+            .map(|(n, c)| format!("{c:>5} {:<w$}", escape(n), w = width - 6))
+            .collect();
         writeln!(out, "{}", cells.concat().trim_end())?;
     }
     Ok(())
@@ -91,7 +131,11 @@ fn tensors(out: &mut String, d: &Details) -> std::fmt::Result {
     if d.tensors.is_empty() {
         return Ok(());
     }
-    writeln!(out, "\n{BOLD}Largest tensors{BOLD:#} ({} in all)", d.tensors.len())?;
+    writeln!(
+        out,
+        "\n{BOLD}Largest tensors{BOLD:#} ({} in all)",
+        d.tensors.len()
+    )?;
     let mut table = table(&["tensor", "type", "used by", "bytes", "zeros"], 3);
     for t in d.tensors.iter().take(SHOWN) {
         let used = match t.used_by.as_slice() {
@@ -99,7 +143,13 @@ fn tensors(out: &mut String, d: &Details) -> std::fmt::Result {
             [one] => escape(one),
             [first, rest @ ..] => format!("{} and {} more", escape(first), rest.len()),
         };
-        table.add_row([escape(&t.name), t.ty.clone(), used, bytes(t.bytes), format!("{:.1} %", 100.0 * t.sparsity)]);
+        table.add_row([
+            escape(&t.name),
+            t.ty.clone(),
+            used,
+            bytes(t.bytes),
+            format!("{:.1} %", 100.0 * t.sparsity),
+        ]);
     }
     writeln!(out, "{table}")
 }
@@ -111,11 +161,21 @@ fn layers(out: &mut String, d: &Details) -> std::fmt::Result {
     let total = d.numbers.cost.macs.max(1);
     let mut layers: Vec<_> = d.layers.iter().collect();
     layers.sort_by(|a, b| b.macs.cmp(&a.macs).then_with(|| a.name.cmp(&b.name)));
-    writeln!(out, "\n{BOLD}Most MACs{BOLD:#} ({} operators have some)", d.layers.len())?;
+    writeln!(
+        out,
+        "\n{BOLD}Most MACs{BOLD:#} ({} operators have some)",
+        d.layers.len()
+    )?;
     let mut table = table(&["operator", "type", "output", "MACs", "share"], 3);
     for l in layers.into_iter().take(SHOWN) {
         let share = 100.0 * l.macs as f64 / total as f64;
-        table.add_row([escape(&l.name), escape(&l.op_type), l.output.clone(), count(l.macs), format!("{share:.1} %")]);
+        table.add_row([
+            escape(&l.name),
+            escape(&l.op_type),
+            l.output.clone(),
+            count(l.macs),
+            format!("{share:.1} %"),
+        ]);
     }
     writeln!(out, "{table}")
 }

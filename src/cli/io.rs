@@ -26,7 +26,10 @@ pub(super) fn read(common: &Common, path: &Path) -> anyhow::Result<Loaded> {
     };
     let loaded = if is_dash(path) {
         let mut bytes = Vec::new();
-        std::io::stdin().lock().read_to_end(&mut bytes).context("standard input")?;
+        std::io::stdin()
+            .lock()
+            .read_to_end(&mut bytes)
+            .context("standard input")?;
         onnx::read_bytes(bytes.into(), None, &options).context("standard input")?
     } else {
         onnx::read_file(path, &options)?
@@ -41,13 +44,13 @@ pub(super) fn read(common: &Common, path: &Path) -> anyhow::Result<Loaded> {
 pub(super) fn shape_options(running: &Running) -> anyhow::Result<ShapeOptions> {
     let mut options = ShapeOptions::default();
     for text in &running.inputs {
-        let (name, dims) =
-            ShapeOptions::parse_input(text).map_err(|e| failure(Exit::Usage, format!("--input {e}")))?;
+        let (name, dims) = ShapeOptions::parse_input(text)
+            .map_err(|e| failure(Exit::Usage, format!("--input {e}")))?;
         options.inputs.insert(name, dims);
     }
     for text in &running.dims {
-        let (name, size) =
-            ShapeOptions::parse_dim(text).map_err(|e| failure(Exit::Usage, format!("--dim {e}")))?;
+        let (name, size) = ShapeOptions::parse_dim(text)
+            .map_err(|e| failure(Exit::Usage, format!("--dim {e}")))?;
         options.dims.insert(name, size);
     }
     Ok(options)

@@ -38,7 +38,11 @@ pub fn run(registry: &Registry, args: impl IntoIterator<Item = OsString>) -> Exi
         Err(e) => {
             // clap prints help and versions to standard output, mistakes to standard error.
             let _ = e.print();
-            return if e.use_stderr() { Exit::Usage.into() } else { ExitCode::SUCCESS };
+            return if e.use_stderr() {
+                Exit::Usage.into()
+            } else {
+                ExitCode::SUCCESS
+            };
         }
     };
     terminal::set_up(&args.common);
@@ -61,7 +65,11 @@ pub fn run(registry: &Registry, args: impl IntoIterator<Item = OsString>) -> Exi
         Err(e) => {
             terminal::error(&e);
             // `diff` promises 2 for any trouble, as the diff of files does.
-            if diffing { Exit::Usage.into() } else { exit::of(&e).into() }
+            if diffing {
+                Exit::Usage.into()
+            } else {
+                exit::of(&e).into()
+            }
         }
     }
 }

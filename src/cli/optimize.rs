@@ -13,8 +13,8 @@ use paring_ir::{Model, Registry, escape};
 use super::args::{Common, External, Optimize};
 use super::exit::{Exit, failure};
 use super::inspect::table;
-use super::terminal::{BOLD, Bar, DIM, GOOD, WARN, bytes, count};
 use super::io;
+use super::terminal::{BOLD, Bar, DIM, GOOD, WARN, bytes, count};
 use crate::inspect::Inspection;
 use crate::onnx::{self, ExternalData, Loaded, WriteOptions};
 use crate::optimize::{OptimizeError, Optimizer, Report, Written};
@@ -29,7 +29,9 @@ pub(super) fn run(registry: &Registry, common: &Common, args: &Optimize) -> anyh
     let loaded = io::read(common, &args.input)?;
     let mut model = loaded.model.clone();
     let progress = Bar::new(common);
-    let mut printer = Printer { after: args.print_ir_after.clone() };
+    let mut printer = Printer {
+        after: args.print_ir_after.clone(),
+    };
     let optimizer = optimizer(registry, recipe, args)?;
     let outcome = optimizer.run_with(&mut model, &progress, Some(&mut printer));
     let mut report = match outcome {
@@ -81,11 +83,18 @@ fn check_paths(args: &Optimize) -> anyhow::Result<()> {
         if !folder.is_dir() {
             return Err(failure(
                 Exit::Write,
-                format!("{}: there is no folder {}", path.display(), folder.display()),
+                format!(
+                    "{}: there is no folder {}",
+                    path.display(),
+                    folder.display()
+                ),
             ));
         }
         if path.is_dir() {
-            return Err(failure(Exit::Write, format!("{} is a folder", path.display())));
+            return Err(failure(
+                Exit::Write,
+                format!("{} is a folder", path.display()),
+            ));
         }
     }
     Ok(())
@@ -125,7 +134,12 @@ fn optimizer<'a>(
     Ok(optimizer)
 }
 
-fn write(args: &Optimize, loaded: &Loaded, model: &mut Model, changed: bool) -> anyhow::Result<Written> {
+fn write(
+    args: &Optimize,
+    loaded: &Loaded,
+    model: &mut Model,
+    changed: bool,
+) -> anyhow::Result<Written> {
     if changed {
         // Training information names operators and initializers, which may be gone.
         model.extra.training_info.clear();
@@ -140,28 +154,48 @@ fn write(args: &Optimize, loaded: &Loaded, model: &mut Model, changed: bool) -> 
         let mut out = std::io::stdout().lock();
         let bytes = onnx::write_stream(model, &mut out)?;
         out.flush().context("standard output")?;
-        return Ok(Written { bytes, ..Written::default() });
+        return Ok(Written {
+            bytes,
+            ..Written::default()
+        });
     }
     let external_data = match args.external_data {
         External::Always => ExternalData::Always,
         External::Never => ExternalData::Never,
         External::Auto => ExternalData::Auto,
     };
-    let options = WriteOptions { external_data, ..WriteOptions::default() };
+    let options = WriteOptions {
+        external_data,
+        ..WriteOptions::default()
+    };
     let report = onnx::write_file(model, &args.output, &options)?;
     let mut left: Vec<PathBuf> = report.left_behind;
-    let same_input = std::fs::canonicalize(&args.input).ok() == std::fs::canonicalize(&args.output).ok();
+    let same_input =
+        std::fs::canonicalize(&args.input).ok() == std::fs::canonicalize(&args.output).ok();
     if same_input {
-        left.extend(loaded.side_files.iter().filter(|f| Some(*f) != report.side_file.as_ref()).cloned());
+        left.extend(
+            loaded
+                .side_files
+                .iter()
+                .filter(|f| Some(*f) != report.side_file.as_ref())
+                .cloned(),
+        );
         left.sort();
         left.dedup();
     }
-    Ok(Written { bytes: report.bytes, side_file: report.side_file, left_behind: left })
+    Ok(Written {
+        bytes: report.bytes,
+        side_file: report.side_file,
+        left_behind: left,
+    })
 }
 
 /// A report lands whole or not at all, as a model does.
 fn write_report(path: &Path, report: &Report) -> anyhow::Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     let failed = |e: std::io::Error| failure(Exit::Write, format!("{}: {e}", path.display()));
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
@@ -183,7 +217,11 @@ impl Observer for Printer {
         log::info!(
             "{}: {} in {:.3} s, {} -> {} nodes",
             report.name,
-            if report.changed { "changed" } else { "nothing to do" },
+            if report.changed {
+                "changed"
+            } else {
+                "nothing to do"
+            },
             report.seconds,
             report.before.nodes,
             report.after.nodes
@@ -201,7 +239,10 @@ fn explain(args: &Optimize, loaded: &Loaded, error: OptimizeError) -> anyhow::Er
     let OptimizeError::Run(RunError::Bug { steps, .. }) = &error else {
         return error.into();
     };
-    let stem = args.output.file_stem().map_or("model".into(), |s| s.to_string_lossy());
+    let stem = args
+        .output
+        .file_stem()
+        .map_or("model".into(), |s| s.to_string_lossy());
     let stem = if stem == "-" { "model".into() } else { stem };
     let folder = args
         .output
@@ -218,13 +259,21 @@ fn explain(args: &Optimize, loaded: &Loaded, error: OptimizeError) -> anyhow::Er
     let write = || -> anyhow::Result<()> {
         std::fs::create_dir_all(&folder)?;
         std::fs::write(folder.join("recipe.yaml"), text)?;
-        onnx::write_file(&loaded.model, &folder.join("model.onnx"), &WriteOptions::default())?;
+        onnx::write_file(
+            &loaded.model,
+            &folder.join("model.onnx"),
+            &WriteOptions::default(),
+        )?;
         Ok(())
     };
     match write() {
-        Ok(()) => anyhow::Error::from(error)
-            .context(format!("please report this with the folder {}", folder.display())),
-        Err(e) => anyhow::Error::from(error).context(format!("no reproducer could be written ({e})")),
+        Ok(()) => anyhow::Error::from(error).context(format!(
+            "please report this with the folder {}",
+            folder.display()
+        )),
+        Err(e) => {
+            anyhow::Error::from(error).context(format!("no reproducer could be written ({e})"))
+        }
     }
 }
 
@@ -242,8 +291,11 @@ fn text(common: &Common, r: &Report) -> Result<String, std::fmt::Error> {
 }
 
 fn passes(out: &mut String, common: &Common, r: &Report) -> std::fmt::Result {
-    let shown: Vec<&PassReport> =
-        r.passes.iter().filter(|p| p.changed || !p.undone.is_empty() || !p.notes.is_empty() || common.verbose > 0).collect();
+    let shown: Vec<&PassReport> = r
+        .passes
+        .iter()
+        .filter(|p| p.changed || !p.undone.is_empty() || !p.notes.is_empty() || common.verbose > 0)
+        .collect();
     let idle = r.passes.len() - shown.len();
     if shown.is_empty() {
         writeln!(out, "{} passes ran and found nothing to do", r.passes.len())?;
@@ -251,7 +303,13 @@ fn passes(out: &mut String, common: &Common, r: &Report) -> std::fmt::Result {
     }
     let mut table = table(&["pass", "did", "nodes", "parameters", "seconds"], 2);
     for p in &shown {
-        let step = |a: u64, b: u64| if a == b { String::new() } else { format!("{} -> {}", count(a), count(b)) };
+        let step = |a: u64, b: u64| {
+            if a == b {
+                String::new()
+            } else {
+                format!("{} -> {}", count(a), count(b))
+            }
+        };
         table.add_row([
             p.name.clone(),
             did(p).join("; "),
@@ -262,7 +320,10 @@ fn passes(out: &mut String, common: &Common, r: &Report) -> std::fmt::Result {
     }
     writeln!(out, "{table}")?;
     if idle > 0 {
-        writeln!(out, "  {DIM}{idle} more runs of passes found nothing to do{DIM:#}")?;
+        writeln!(
+            out,
+            "  {DIM}{idle} more runs of passes found nothing to do{DIM:#}"
+        )?;
     }
     writeln!(out)
 }
@@ -272,10 +333,16 @@ fn did(p: &PassReport) -> Vec<String> {
     let mut out = Vec::new();
     if !p.undone.is_empty() {
         let broken: Vec<String> = p.undone.iter().map(ToString::to_string).collect();
-        out.push(format!("undone, as it broke a limit ({})", broken.join(", ")));
+        out.push(format!(
+            "undone, as it broke a limit ({})",
+            broken.join(", ")
+        ));
     }
     let words = |map: &std::collections::BTreeMap<String, usize>| {
-        map.iter().map(|(c, n)| format!("{n} {}", escape(&c.replace('-', " ")))).collect::<Vec<_>>().join(", ")
+        map.iter()
+            .map(|(c, n)| format!("{n} {}", escape(&c.replace('-', " "))))
+            .collect::<Vec<_>>()
+            .join(", ")
     };
     if !p.remarks.applied.is_empty() {
         out.push(words(&p.remarks.applied));
@@ -299,26 +366,60 @@ fn did(p: &PassReport) -> Vec<String> {
 fn sizes(out: &mut String, before: &Inspection, after: &Inspection) -> std::fmt::Result {
     let mut table = table(&["", "before", "after", "ratio"], 1);
     let mut row = |name: &str, a: u64, b: u64, show: fn(u64) -> String| {
-        let ratio = if a == 0 { String::new() } else { format!("{:.3}", b as f64 / a as f64) };
+        let ratio = if a == 0 {
+            String::new()
+        } else {
+            format!("{:.3}", b as f64 / a as f64)
+        };
         table.add_row([name.to_owned(), show(a), show(b), ratio]);
     };
-    row("nodes", before.cost.nodes + before.cost.constants, after.cost.nodes + after.cost.constants, count);
-    row("parameters", before.cost.parameters, after.cost.parameters, count);
-    row("zeros", before.cost.zeros.unwrap_or(0), after.cost.zeros.unwrap_or(0), count);
-    row("weights", before.cost.weight_bytes, after.cost.weight_bytes, bytes);
-    row("MACs", before.cost.macs, after.cost.macs, count);
-    if before.cost.effective_macs != Some(before.cost.macs) || after.cost.effective_macs != Some(after.cost.macs) {
-        row("effective MACs", before.cost.effective_macs.unwrap_or(0), after.cost.effective_macs.unwrap_or(0), count);
+    row(
+        "nodes",
+        before.cost.nodes + before.cost.constants,
+        after.cost.nodes + after.cost.constants,
+        count,
+    );
+    row(
+        "parameters",
+        before.cost.parameters,
+        after.cost.parameters,
+        count,
+    );
+    if let (Some(x), Some(y)) = (before.cost.zeros, after.cost.zeros) {
+        row("zeros", x, y, count);
     }
-    row("file", before.file_bytes.unwrap_or(0), after.file_bytes.unwrap_or(0), bytes);
+    row(
+        "weights",
+        before.cost.weight_bytes,
+        after.cost.weight_bytes,
+        bytes,
+    );
+    row("MACs", before.cost.macs, after.cost.macs, count);
+    if let (Some(x), Some(y)) = (before.cost.effective_macs, after.cost.effective_macs) {
+        row("effective MACs", x, y, count);
+    }
+    row(
+        "file",
+        before.file_bytes.unwrap_or(0),
+        after.file_bytes.unwrap_or(0),
+        bytes,
+    );
     writeln!(out, "{table}\n")
 }
 
 fn validation(out: &mut String, r: &Report) -> std::fmt::Result {
     let Some(v) = &r.validation else {
-        return writeln!(out, "{WARN}not validated:{WARN:#} {}", r.unvalidated.as_deref().unwrap_or("not asked for"));
+        return writeln!(
+            out,
+            "{WARN}not validated:{WARN:#} {}",
+            r.unvalidated.as_deref().unwrap_or("not asked for")
+        );
     };
-    write!(out, "{BOLD}validated{BOLD:#} with {} on {} samples of {}: ", v.engine, v.samples, v.data)?;
+    write!(
+        out,
+        "{BOLD}validated{BOLD:#} with {} on {} samples of {}: ",
+        v.engine, v.samples, v.data
+    )?;
     match v.sqnr_db {
         None => write!(out, "outputs are equal")?,
         Some(db) => {
@@ -333,7 +434,12 @@ fn validation(out: &mut String, r: &Report) -> std::fmt::Result {
     }
     writeln!(out)?;
     if let (Some(a), Some(b)) = (v.accuracy_before, v.accuracy_after) {
-        write!(out, "{BOLD}accuracy{BOLD:#} {:.2} % -> {:.2} %", 100.0 * a, 100.0 * b)?;
+        write!(
+            out,
+            "{BOLD}accuracy{BOLD:#} {:.2} % -> {:.2} %",
+            100.0 * a,
+            100.0 * b
+        )?;
         if let (Some(a), Some(b)) = (v.top5_before, v.top5_after) {
             write!(out, ", top-5 {:.2} % -> {:.2} %", 100.0 * a, 100.0 * b)?;
         }
@@ -344,26 +450,47 @@ fn validation(out: &mut String, r: &Report) -> std::fmt::Result {
 
 fn latency(out: &mut String, r: &Report) -> std::fmt::Result {
     let Some(l) = &r.latency else { return Ok(()) };
-    let style = if l.ratio_high < 1.0 { GOOD } else if l.ratio_low > 1.0 { WARN } else { DIM };
+    let style = if l.ratio_high < 1.0 {
+        GOOD
+    } else if l.ratio_low > 1.0 {
+        WARN
+    } else {
+        DIM
+    };
     writeln!(
         out,
         "{BOLD}latency{BOLD:#} {:.3} ms -> {:.3} ms, {style}ratio {:.3} [{:.3}, {:.3}]{style:#} ({}, {} thread{}, {} pairs)",
-        l.before_ms, l.after_ms, l.ratio, l.ratio_low, l.ratio_high, r.engine, l.threads,
-        if l.threads == 1 { "" } else { "s" }, l.runs
+        l.before_ms,
+        l.after_ms,
+        l.ratio,
+        l.ratio_low,
+        l.ratio_high,
+        r.engine,
+        l.threads,
+        if l.threads == 1 { "" } else { "s" },
+        l.runs
     )
 }
 
 fn written(out: &mut String, r: &Report) -> std::fmt::Result {
     let Some(w) = &r.written else { return Ok(()) };
     let target = r.output.as_deref().unwrap_or("-");
-    let target = if target == "-" { "standard output" } else { target };
+    let target = if target == "-" {
+        "standard output"
+    } else {
+        target
+    };
     write!(out, "wrote {} ({})", escape(target), bytes(w.bytes))?;
     if let Some(side) = &w.side_file {
         write!(out, ", weights in {}", escape(&side.display().to_string()))?;
     }
     writeln!(out)?;
     for old in &w.left_behind {
-        writeln!(out, "{DIM}{} belongs to the old model and is still there{DIM:#}", escape(&old.display().to_string()))?;
+        writeln!(
+            out,
+            "{DIM}{} belongs to the old model and is still there{DIM:#}",
+            escape(&old.display().to_string())
+        )?;
     }
     Ok(())
 }

@@ -33,7 +33,12 @@ fn list(registry: &Registry, json: bool) -> anyhow::Result<()> {
             .collect();
         return io::print_json(&all);
     }
-    let width = registry.passes().iter().map(|e| e.info.name.len()).max().unwrap_or(0);
+    let width = registry
+        .passes()
+        .iter()
+        .map(|e| e.info.name.len())
+        .max()
+        .unwrap_or(0);
     let mut text = String::new();
     for e in registry.passes() {
         let name = e.info.name;
@@ -64,13 +69,20 @@ fn show(entry: &Entry, json: bool) -> anyhow::Result<()> {
 
 fn describe(entry: &Entry, schema: &Json, defaults: &Json) -> String {
     let info = entry.info;
-    let mut text =
-        format!("{BOLD}{}{BOLD:#} ({})\n{}\n", info.name, effect(entry), info.summary);
+    let mut text = format!(
+        "{BOLD}{}{BOLD:#} ({})\n{}\n",
+        info.name,
+        effect(entry),
+        info.summary
+    );
     if !info.runs_first.is_empty() {
         text += &format!("Runs first: {}\n", info.runs_first.join(", "));
     }
     let none = serde_json::Map::new();
-    let properties = schema.get("properties").and_then(Json::as_object).unwrap_or(&none);
+    let properties = schema
+        .get("properties")
+        .and_then(Json::as_object)
+        .unwrap_or(&none);
     if properties.is_empty() {
         text += "\nNo options.\n";
         return text;
@@ -90,7 +102,10 @@ fn describe(entry: &Entry, schema: &Json, defaults: &Json) -> String {
         if property.get("x-scope").and_then(Json::as_str) == Some("pass") {
             text += "      for the whole pass; can't differ between operators\n";
         }
-        let description = property.get("description").and_then(Json::as_str).unwrap_or("");
+        let description = property
+            .get("description")
+            .and_then(Json::as_str)
+            .unwrap_or("");
         for line in description.lines() {
             text += &format!("      {line}\n");
         }
@@ -100,11 +115,19 @@ fn describe(entry: &Entry, schema: &Json, defaults: &Json) -> String {
 
 /// The values of an option that takes one of a few words.
 fn choices(property: &Json, root: &Json) -> Vec<String> {
-    let reference = property.get("$ref").and_then(Json::as_str).and_then(|r| r.strip_prefix('#'));
+    let reference = property
+        .get("$ref")
+        .and_then(Json::as_str)
+        .and_then(|r| r.strip_prefix('#'));
     let property = reference.and_then(|r| root.pointer(r)).unwrap_or(property);
     let words = |list: &Json| -> Vec<String> {
         list.as_array()
-            .map(|l| l.iter().filter_map(Json::as_str).map(str::to_owned).collect())
+            .map(|l| {
+                l.iter()
+                    .filter_map(Json::as_str)
+                    .map(str::to_owned)
+                    .collect()
+            })
             .unwrap_or_default()
     };
     if let Some(list) = property.get("enum") {
@@ -112,6 +135,11 @@ fn choices(property: &Json, root: &Json) -> Vec<String> {
     }
     let alternatives = property.get("oneOf").and_then(Json::as_array);
     alternatives
-        .map(|l| l.iter().filter_map(|a| a.get("const").and_then(Json::as_str)).map(str::to_owned).collect())
+        .map(|l| {
+            l.iter()
+                .filter_map(|a| a.get("const").and_then(Json::as_str))
+                .map(str::to_owned)
+                .collect()
+        })
         .unwrap_or_default()
 }

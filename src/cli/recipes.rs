@@ -18,7 +18,11 @@ pub(super) fn run(registry: &Registry, args: &Named) -> anyhow::Result<Exit> {
                 Some(n) => format!("did you mean \"{n}\"?"),
                 None => format!("the recipes are {}", known.join(", ")),
             };
-            return Err(RecipeError::NoSuch { name: name.clone(), hint }.into());
+            return Err(RecipeError::NoSuch {
+                name: name.clone(),
+                hint,
+            }
+            .into());
         };
         if args.json {
             io::print_json(&Recipe::parse(name, text)?.json)?;
@@ -29,11 +33,16 @@ pub(super) fn run(registry: &Registry, args: &Named) -> anyhow::Result<Exit> {
     }
     let mut list = Vec::new();
     for (name, text) in registry.recipes() {
-        list.push((*name, Recipe::parse(name, text)?.description().trim().to_owned()));
+        list.push((
+            *name,
+            Recipe::parse(name, text)?.description().trim().to_owned(),
+        ));
     }
     if args.json {
-        let list: Vec<_> =
-            list.iter().map(|(n, d)| json!({ "name": n, "description": d })).collect();
+        let list: Vec<_> = list
+            .iter()
+            .map(|(n, d)| json!({ "name": n, "description": d }))
+            .collect();
         io::print_json(&list)?;
         return Ok(Exit::Success);
     }

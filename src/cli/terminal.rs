@@ -64,7 +64,10 @@ pub(super) struct Bar {
 
 impl Bar {
     pub(super) fn new(common: &Common) -> Bar {
-        Bar { bar: Mutex::new(None), shown: !common.quiet && std::io::stderr().is_terminal() }
+        Bar {
+            bar: Mutex::new(None),
+            shown: !common.quiet && std::io::stderr().is_terminal(),
+        }
     }
 
     fn with(&self, f: impl FnOnce(&mut Option<ProgressBar>)) {
@@ -116,13 +119,23 @@ pub(super) fn bytes(n: u64) -> String {
 
 /// A count for people: `4.65 M`.
 pub(super) fn count(n: u64) -> String {
-    if n < 10_000 { n.to_string() } else { scaled(n as f64, "").trim_end().to_owned() }
+    if n < 10_000 {
+        n.to_string()
+    } else {
+        scaled(n as f64, "").trim_end().to_owned()
+    }
 }
 
 fn scaled(mut x: f64, unit: &str) -> String {
     for prefix in ["", "k", "M", "G", "T"] {
         if x < 999.5 {
-            let digits = if prefix.is_empty() || x >= 100.0 { 0 } else if x >= 10.0 { 1 } else { 2 };
+            let digits = if prefix.is_empty() || x >= 100.0 {
+                0
+            } else if x >= 10.0 {
+                1
+            } else {
+                2
+            };
             return format!("{x:.digits$} {prefix}{unit}");
         }
         x /= 1000.0;

@@ -8,7 +8,11 @@ use super::io;
 
 pub(super) fn run(common: &Common, args: &Text) -> anyhow::Result<Exit> {
     let loaded = io::read(common, &args.model)?;
-    let options = if args.full { PrintOptions::full() } else { PrintOptions::default() };
+    let options = if args.full {
+        PrintOptions::full()
+    } else {
+        PrintOptions::default()
+    };
     io::print(&print_model(&loaded.model, &options))?;
     Ok(Exit::Success)
 }

@@ -78,7 +78,11 @@ enum Axis {
 /// Where an input comes from.
 #[derive(Clone, Debug)]
 enum Source {
-    Array { array: Array, axis: Axis, dtype: DType },
+    Array {
+        array: Array,
+        axis: Axis,
+        dtype: DType,
+    },
     /// The input has a default and the file has no array for it.
     Default(Tensor),
 }
@@ -116,14 +120,23 @@ impl DataSet {
                 (None, None) => return Err(missing(&path, name, value.declared_type(), &arrays)),
             });
         }
-        let is_input = |name: &str| model.graph.inputs().iter().any(|&v| &**model.graph.value(v).name() == name);
+        let is_input = |name: &str| {
+            model
+                .graph
+                .inputs()
+                .iter()
+                .any(|&v| &**model.graph.value(v).name() == name)
+        };
         let labels = LABEL_ARRAYS
             .iter()
             .find_map(|n| arrays.get(*n).filter(|_| !is_input(n)))
             .cloned();
         for name in arrays.keys().filter(|n| !is_input(n)) {
             if labels.as_ref().is_none_or(|l| l.name != *name) {
-                notes.push(format!("array \"{}\" is not used: the model has no such input", escape(name)));
+                notes.push(format!(
+                    "array \"{}\" is not used: the model has no such input",
+                    escape(name)
+                ));
             }
         }
         let mut set = DataSet {
@@ -228,13 +241,17 @@ impl DataSet {
     fn check_labels(&self) -> Result<(), DataError> {
         let Some(a) = &self.labels else { return Ok(()) };
         let one_each = a.row_dims().iter().all(|&d| d == 1);
-        let numbers = a.dtype.is_integer() || matches!(a.dtype, DType::Bool | DType::F32 | DType::F64);
+        let numbers =
+            a.dtype.is_integer() || matches!(a.dtype, DType::Bool | DType::F32 | DType::F64);
         if one_each && numbers {
             return Ok(());
         }
         Err(self.error(
             a,
-            format!("labels must be one class number per sample, found {}", a.describe()),
+            format!(
+                "labels must be one class number per sample, found {}",
+                a.describe()
+            ),
         ))
     }
 
@@ -341,7 +358,11 @@ impl DataSet {
     }
 
     /// One run of `count` samples from the readers.
-    fn read_run(&self, readers: &mut [Box<dyn Read + '_>], count: usize) -> Result<Sample, DataError> {
+    fn read_run(
+        &self,
+        readers: &mut [Box<dyn Read + '_>],
+        count: usize,
+    ) -> Result<Sample, DataError> {
         let mut readers = readers.iter_mut();
         let mut inputs = Vec::with_capacity(self.inputs.len());
         for source in &self.inputs {
@@ -383,12 +404,17 @@ impl DataSet {
         let row = array.row_bytes();
         let total = row.checked_mul(batch).filter(|&b| b <= RUN_LIMIT);
         let total = total.ok_or_else(|| self.error(array, "a run is too large"))?;
-        let reader = readers.next().ok_or_else(|| self.error(array, "it was not opened"))?;
+        let reader = readers
+            .next()
+            .ok_or_else(|| self.error(array, "it was not opened"))?;
         let mut bytes = vec![0u8; total];
         let filled = row.saturating_mul(count).min(total);
         let (read, _) = bytes.split_at_mut(filled);
         reader.read_exact(read).map_err(|e| {
-            self.error(array, format!("the file is damaged or shorter than its header says: {e}"))
+            self.error(
+                array,
+                format!("the file is damaged or shorter than its header says: {e}"),
+            )
         })?;
         if array.swapped {
             let width = array.dtype.bits().unwrap_or(8).div_ceil(8) as usize;
@@ -422,7 +448,9 @@ impl DataSet {
             if complete {
                 // The checksum is compared when the end is read.
                 for (reader, array) in readers.iter_mut().zip(&arrays) {
-                    reader.read(&mut [0u8]).map_err(|e| data(self.error(array, e.to_string())))?;
+                    reader
+                        .read(&mut [0u8])
+                        .map_err(|e| data(self.error(array, e.to_string())))?;
                 }
             }
             Ok(())
@@ -465,11 +493,17 @@ fn with_readers<'r>(
         return run(&mut readers);
     };
     let failed = |e: std::io::Error| {
-        EngineError::Data(format!("{}: array \"{}\": {e}", path.display(), escape(&array.name)))
+        EngineError::Data(format!(
+            "{}: array \"{}\": {e}",
+            path.display(),
+            escape(&array.name)
+        ))
     };
     let file = BufReader::new(File::open(path).map_err(failed)?);
     let mut archive = ZipArchive::new(file).map_err(|e| failed(e.into()))?;
-    let mut entry = archive.by_index(array.index).map_err(|e| failed(e.into()))?;
+    let mut entry = archive
+        .by_index(array.index)
+        .map_err(|e| failed(e.into()))?;
     let header = u64::try_from(array.header).unwrap_or(u64::MAX);
     std::io::copy(&mut entry.by_ref().take(header), &mut std::io::sink()).map_err(failed)?;
     // Declared after the archive, which it borrows.
@@ -524,16 +558,22 @@ fn header(reader: &mut dyn Read, name: &str, index: usize, size: u64) -> Result<
         .ok_or_else(|| "its shape is too large".to_string())?;
     let (dtype, swapped) = element_type(&parsed.dtype())?;
     if parsed.order() == Order::Fortran && dims.iter().filter(|&&d| d > 1).count() > 1 {
-        return Err("it is stored column by column; save numpy.ascontiguousarray of it".to_string());
+        return Err(
+            "it is stored column by column; save numpy.ascontiguousarray of it".to_string(),
+        );
     }
     if dims.is_empty() {
         return Err("it has no axis for the samples; add one of size 1".to_string());
     }
     let data = element_count(&dims).and_then(|n| dtype.packed_len(n));
     let data = data.ok_or_else(|| format!("its shape {dims:?} is too large"))?;
-    let expected = data.checked_add(bytes.len()).and_then(|n| u64::try_from(n).ok());
+    let expected = data
+        .checked_add(bytes.len())
+        .and_then(|n| u64::try_from(n).ok());
     if expected != Some(size) {
-        return Err(format!("its header says {dtype} {dims:?}, which doesn't fit its {size} bytes"));
+        return Err(format!(
+            "its header says {dtype} {dims:?}, which doesn't fit its {size} bytes"
+        ));
     }
     Ok(Array {
         name: name.to_string(),
@@ -603,7 +643,11 @@ fn element_type(ty: &NpyType) -> Result<(DType, bool), String> {
         (TypeChar::Object, _) => {
             return Err("it holds Python objects; save an array of numbers".to_string());
         }
-        _ => return Err(format!("elements of type {ty} can't be read; save an array of numbers")),
+        _ => {
+            return Err(format!(
+                "elements of type {ty} can't be read; save an array of numbers"
+            ));
+        }
     };
     Ok((dtype, ty.endianness() == Endianness::Big))
 }
@@ -718,7 +762,9 @@ fn numpy_name(dtype: DType) -> &'static str {
 fn convertible(from: DType, to: DType) -> bool {
     let integer = |d: DType| d.is_integer() && d.bits().is_some_and(|b| b >= 8);
     match (from, to) {
-        (DType::F64, DType::F32) | (DType::F16, DType::F32 | DType::F64) | (DType::F32, DType::F64) => true,
+        (DType::F64, DType::F32)
+        | (DType::F16, DType::F32 | DType::F64)
+        | (DType::F32, DType::F64) => true,
         (DType::Bool, to) => integer(to) || to == DType::F32,
         (DType::U8, DType::Bool) => true,
         (from, to) if integer(from) && integer(to) => true,
@@ -729,7 +775,10 @@ fn convertible(from: DType, to: DType) -> bool {
 }
 
 fn convert(t: Tensor, to: DType) -> Result<Tensor, String> {
-    fn narrow<T: paring_ir::Element + TryFrom<i64>>(dims: Dims, values: &[i64]) -> Result<Tensor, String> {
+    fn narrow<T: paring_ir::Element + TryFrom<i64>>(
+        dims: Dims,
+        values: &[i64],
+    ) -> Result<Tensor, String> {
         let values = values
             .iter()
             .map(|&v| T::try_from(v).map_err(|_| format!("the value {v} doesn't fit {}", T::DTYPE)))
@@ -791,7 +840,8 @@ mod tests {
     use super::*;
 
     fn npy(descr: &str, fortran: &str, shape: &str, data: &[u8]) -> Vec<u8> {
-        let text = format!("{{'descr': '{descr}', 'fortran_order': {fortran}, 'shape': {shape}, }}\n");
+        let text =
+            format!("{{'descr': '{descr}', 'fortran_order': {fortran}, 'shape': {shape}, }}\n");
         let mut out = b"\x93NUMPY\x01\x00".to_vec();
         out.extend(u16::try_from(text.len()).unwrap().to_le_bytes());
         out.extend(text.as_bytes());
@@ -828,7 +878,8 @@ mod tests {
     fn model(inputs: &[(&str, DType, &[Dim])]) -> Model {
         let mut g = Graph::new("main");
         for (name, dtype, dims) in inputs {
-            g.add_input(*name, Some(ValueType::tensor(*dtype, dims.to_vec()))).unwrap();
+            g.add_input(*name, Some(ValueType::tensor(*dtype, dims.to_vec())))
+                .unwrap();
         }
         Model::new(g, 17)
     }
@@ -866,7 +917,10 @@ mod tests {
         assert_eq!(two[0].inputs[0].dims(), [2, 2]);
         // The last run is filled up with the last sample, and one sample counts.
         assert_eq!(two[1].inputs[0].to_f64s().unwrap(), [4.0, 5.0, 4.0, 5.0]);
-        assert_eq!((two[1].count, two[1].labels.as_deref()), (1, Some(&[9][..])));
+        assert_eq!(
+            (two[1].count, two[1].labels.as_deref()),
+            (1, Some(&[9][..]))
+        );
     }
 
     #[test]
@@ -891,8 +945,16 @@ mod tests {
         let model = model(&[
             ("x", DType::F32, &[batch(), Dim::Unknown]),
             ("rate", DType::I64, &[]),
-            ("state", DType::F32, &[Dim::Value(2), batch(), Dim::Value(4)]),
-            ("image", DType::F32, &[batch(), Dim::Value(1), Dim::Unknown, Dim::Unknown]),
+            (
+                "state",
+                DType::F32,
+                &[Dim::Value(2), batch(), Dim::Value(4)],
+            ),
+            (
+                "image",
+                DType::F32,
+                &[batch(), Dim::Value(1), Dim::Unknown, Dim::Unknown],
+            ),
         ]);
         let set = DataSet::open(file.path(), &model).unwrap().with_batch(2);
         assert_eq!(set.batch(), 1);
@@ -907,10 +969,23 @@ mod tests {
         let file = archive(&[("ids", longs("(2, 2)", &[1, 2, 3, 4]))]);
         let ids = |d| model(&[("ids", d, &[batch(), Dim::Unknown])]);
         let set = DataSet::open(file.path(), &ids(DType::I32)).unwrap();
-        assert_eq!(set.notes(), ["array \"ids\" is converted from int64 to int32"]);
-        assert_eq!(runs(&set, None)[1].inputs[0], Tensor::from_vec([1, 2], vec![3i32, 4]).unwrap());
-        let e = DataSet::open(file.path(), &ids(DType::F32)).unwrap_err().to_string();
-        assert!(e.contains("it is int64 and the model wants float; convert it with .astype(numpy.float32)"), "{e}");
+        assert_eq!(
+            set.notes(),
+            ["array \"ids\" is converted from int64 to int32"]
+        );
+        assert_eq!(
+            runs(&set, None)[1].inputs[0],
+            Tensor::from_vec([1, 2], vec![3i32, 4]).unwrap()
+        );
+        let e = DataSet::open(file.path(), &ids(DType::F32))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            e.contains(
+                "it is int64 and the model wants float; convert it with .astype(numpy.float32)"
+            ),
+            "{e}"
+        );
         let big = archive(&[("ids", longs("(1, 1)", &[1 << 40]))]);
         let set = DataSet::open(big.path(), &ids(DType::I32)).unwrap();
         let e = set.for_each(None, &mut |_| Ok(())).unwrap_err().to_string();
@@ -923,16 +998,26 @@ mod tests {
 
     #[test]
     fn errors_name_the_array_and_the_way_out() {
-        let model = model(&[("input_ids", DType::F32, &[batch(), Dim::Value(3), Dim::Value(8)])]);
+        let model = model(&[(
+            "input_ids",
+            DType::F32,
+            &[batch(), Dim::Value(3), Dim::Value(8)],
+        )]);
         let refuse = |arrays: &[(&str, Vec<u8>)]| {
             let file = archive(arrays);
             DataSet::open(file.path(), &model).unwrap_err().to_string()
         };
         let e = refuse(&[("inputids", floats("(1, 3, 8)", &[0.0; 24]))]);
-        assert!(e.contains("no array for input \"input_ids\" (float [batch, 3, 8])"), "{e}");
+        assert!(
+            e.contains("no array for input \"input_ids\" (float [batch, 3, 8])"),
+            "{e}"
+        );
         assert!(e.contains("did you mean \"inputids\"?"), "{e}");
         let e = refuse(&[("input_ids", floats("(1, 8, 3)", &[0.0; 24]))]);
-        assert!(e.contains("[1, 8, 3], and the model wants [batch, 3, 8]"), "{e}");
+        assert!(
+            e.contains("[1, 8, 3], and the model wants [batch, 3, 8]"),
+            "{e}"
+        );
         assert!(e.contains("numpy.moveaxis(array, -1, 1)"), "{e}");
         let e = refuse(&[("input_ids", floats("(1,)", &[0.0]))]);
         assert!(e.contains("it is float [1]"), "{e}");
@@ -940,7 +1025,10 @@ mod tests {
             ("input_ids", floats("(2, 3, 8)", &[0.0; 48])),
             ("label", longs("(3,)", &[0, 1, 2])),
         ]);
-        assert!(e.contains("it has 3 samples and \"input_ids\" has 2"), "{e}");
+        assert!(
+            e.contains("it has 3 samples and \"input_ids\" has 2"),
+            "{e}"
+        );
     }
 
     #[test]
@@ -972,10 +1060,16 @@ mod tests {
         file.write_all(b"PK but not really").unwrap();
         let e = DataSet::open(file.path(), &model).unwrap_err().to_string();
         assert!(e.contains("not a readable .npz file"), "{e}");
-        let good = archive(&[("y", floats("(1,)", &[1.0])), ("x", floats("(4, 2)", &[1.0; 8]))]);
+        let good = archive(&[
+            ("y", floats("(1,)", &[1.0])),
+            ("x", floats("(4, 2)", &[1.0; 8])),
+        ]);
         let mut bytes = std::fs::read(good.path()).unwrap();
         // The second array is stored; flipping a bit of its data breaks the checksum only.
-        let one = bytes.windows(8).rposition(|w| w == [0, 0, 128, 63, 0, 0, 128, 63]).unwrap();
+        let one = bytes
+            .windows(8)
+            .rposition(|w| w == [0, 0, 128, 63, 0, 0, 128, 63])
+            .unwrap();
         bytes[one] ^= 1;
         std::fs::write(good.path(), bytes).unwrap();
         let set = DataSet::open(good.path(), &model).unwrap();

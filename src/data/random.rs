@@ -74,7 +74,10 @@ impl RandomInputs {
             let dtype = dtype.ok_or_else(|| error("its element type is not known".to_string()))?;
             let bytes = element_count(dims).and_then(|n| n.checked_mul(8));
             if bytes.is_none_or(|b| b > 1 << 33) {
-                return Err(error(format!("a tensor of shape {:?} is too large", dims.as_slice())));
+                return Err(error(format!(
+                    "a tensor of shape {:?} is too large",
+                    dims.as_slice()
+                )));
             }
             let default = value.initializer().and_then(|c| c.dense());
             let fill = match default {
@@ -219,7 +222,11 @@ impl Input {
                 let values: Vec<f32> = values.iter().map(|&v| v as f32).collect();
                 return floats(d, &self.dims, &values);
             }
-            other => return Err(format!("random elements of type {other} can't be made; use --data")),
+            other => {
+                return Err(format!(
+                    "random elements of type {other} can't be made; use --data"
+                ));
+            }
         };
         made.map_err(|e| e.to_string())
     }
@@ -231,7 +238,10 @@ fn floats(dtype: DType, dims: &Dims, values: &[f32]) -> Result<Tensor, String> {
         DType::F32 => Tensor::from_vec(dims, values.to_vec()),
         DType::F64 => Tensor::from_vec(dims, values.iter().map(|&v| f64::from(v)).collect()),
         DType::F16 => Tensor::from_vec(dims, values.iter().map(|&v| f16::from_f32(v)).collect()),
-        _ => Tensor::from_vec(dims, values.iter().map(|&v| half::bf16::from_f32(v)).collect()),
+        _ => Tensor::from_vec(
+            dims,
+            values.iter().map(|&v| half::bf16::from_f32(v)).collect(),
+        ),
     }
     .map_err(|e| e.to_string())
 }
@@ -299,7 +309,11 @@ fn table_rows(graph: &Graph, op: OpId, slot: u32) -> Option<usize> {
         ("Gather" | "GatherElements", 1) => {
             let table = graph.input_tensor(op, 0)?;
             let axis = o.int_or("axis", 0);
-            let axis = if axis < 0 { axis.checked_add(table.rank() as i64)? } else { axis };
+            let axis = if axis < 0 {
+                axis.checked_add(table.rank() as i64)?
+            } else {
+                axis
+            };
             table.dims().get(usize::try_from(axis).ok()?).copied()
         }
         ("GatherND", 1) => graph.input_tensor(op, 0)?.dims().first().copied(),
@@ -314,8 +328,23 @@ fn table_rows(graph: &Graph, op: OpId, slot: u32) -> Option<usize> {
 /// Whether an operator passes whole numbers on as they are.
 fn passes_on(graph: &Graph, op: OpId, slot: u32) -> bool {
     let same = [
-        "Cast", "Clip", "Concat", "Expand", "Flatten", "Gather", "Identity", "Max", "Min", "Pad",
-        "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+        "Cast",
+        "Clip",
+        "Concat",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "Identity",
+        "Max",
+        "Min",
+        "Pad",
+        "Reshape",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Tile",
+        "Transpose",
+        "Unsqueeze",
     ];
     let kind = &**graph.op(op).op_type();
     same.contains(&kind) && (slot == 0 || matches!(kind, "Concat" | "Max" | "Min"))
@@ -332,14 +361,26 @@ mod tests {
     fn encoder() -> Model {
         let mut g = Graph::new("main");
         let dims = || [Dim::Param("batch".into()), Dim::Param("sequence".into())];
-        let ids = g.add_input("input_ids", Some(ValueType::tensor(DType::I64, dims()))).unwrap();
-        for (name, dtype) in [("attention_mask", DType::I64), ("token_type_ids", DType::I64), ("x", DType::F32)] {
-            g.add_input(name, Some(ValueType::tensor(dtype, dims()))).unwrap();
+        let ids = g
+            .add_input("input_ids", Some(ValueType::tensor(DType::I64, dims())))
+            .unwrap();
+        for (name, dtype) in [
+            ("attention_mask", DType::I64),
+            ("token_type_ids", DType::I64),
+            ("x", DType::F32),
+        ] {
+            g.add_input(name, Some(ValueType::tensor(dtype, dims())))
+                .unwrap();
         }
-        let table = g.add_constant("table", Tensor::from_vec([5, 1], vec![0f32; 5]).unwrap()).unwrap();
-        let cast = g.add_op(NewOp::new("Cast").input(ids).attr("to", 6i64).output("c")).unwrap();
+        let table = g
+            .add_constant("table", Tensor::from_vec([5, 1], vec![0f32; 5]).unwrap())
+            .unwrap();
+        let cast = g
+            .add_op(NewOp::new("Cast").input(ids).attr("to", 6i64).output("c"))
+            .unwrap();
         let cast = g.op(cast).output(0).unwrap();
-        g.add_op(NewOp::new("Gather").input(table).input(cast).output("e")).unwrap();
+        g.add_op(NewOp::new("Gather").input(table).input(cast).output("e"))
+            .unwrap();
         Model::new(g, 17)
     }
 
@@ -360,7 +401,10 @@ mod tests {
         let x = run[3].to_f64s().unwrap();
         let mean = x.iter().sum::<f64>() / x.len() as f64;
         let variance = x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / x.len() as f64;
-        assert!(mean.abs() < 0.4 && (0.5..2.0).contains(&variance), "{mean} {variance}");
+        assert!(
+            mean.abs() < 0.4 && (0.5..2.0).contains(&variance),
+            "{mean} {variance}"
+        );
     }
 
     #[test]
@@ -371,7 +415,10 @@ mod tests {
         assert_ne!(digest(1, 0), digest(1, 1));
         // The same numbers on every machine and in every version.
         let x = inputs(1).run(0).unwrap()[3].to_f64s().unwrap();
-        assert_eq!(inputs(1).run(0).unwrap()[0].to_i64s().unwrap()[..6], PINNED_IDS);
+        assert_eq!(
+            inputs(1).run(0).unwrap()[0].to_i64s().unwrap()[..6],
+            PINNED_IDS
+        );
         assert!((x[0] - PINNED_FLOAT).abs() < 1e-7, "{}", x[0]);
     }
 
@@ -383,7 +430,12 @@ mod tests {
         let source = inputs(3);
         assert_eq!(source.len(), 2);
         let mut seen = 0;
-        source.for_each(Some(1), &mut |s| { seen += s.count; Ok(()) }).unwrap();
+        source
+            .for_each(Some(1), &mut |s| {
+                seen += s.count;
+                Ok(())
+            })
+            .unwrap();
         assert_eq!(seen, 1);
     }
 }

@@ -23,13 +23,20 @@ pub struct ShapeOptions {
 impl ShapeOptions {
     /// Reads `name=1,3,224,224`; the name may hold `=`.
     pub fn parse_input(text: &str) -> Result<(String, Vec<usize>), String> {
-        let wrong = || format!("\"{}\" is not NAME=DIMS, such as x=1,3,224,224", escape(text));
+        let wrong = || {
+            format!(
+                "\"{}\" is not NAME=DIMS, such as x=1,3,224,224",
+                escape(text)
+            )
+        };
         let (name, dims) = text.rsplit_once('=').ok_or_else(wrong)?;
         if dims.is_empty() {
             return Ok((name.to_string(), Vec::new()));
         }
         let dims = dims.split(['x', ',']).map(|d| d.trim().parse::<usize>());
-        let dims = dims.collect::<Result<Vec<usize>, _>>().map_err(|_| wrong())?;
+        let dims = dims
+            .collect::<Result<Vec<usize>, _>>()
+            .map_err(|_| wrong())?;
         Ok((name.to_string(), dims))
     }
 
@@ -64,11 +71,20 @@ pub struct RunShapes {
 /// The size of a batch that nobody fixed.
 const BATCH: Free = Free { size: 1, other: 2 };
 /// Height and width of an image. Networks halve them five times, so multiples of 32.
-const IMAGE: Free = Free { size: 224, other: 256 };
+const IMAGE: Free = Free {
+    size: 224,
+    other: 256,
+};
 /// The length of a sequence.
-const SEQUENCE: Free = Free { size: 128, other: 96 };
+const SEQUENCE: Free = Free {
+    size: 128,
+    other: 96,
+};
 /// The length of a waveform.
-const WAVE: Free = Free { size: 16000, other: 12000 };
+const WAVE: Free = Free {
+    size: 16000,
+    other: 12000,
+};
 
 impl RunShapes {
     /// Settles the shapes of a model's inputs.
@@ -88,7 +104,11 @@ impl RunShapes {
             second.push(other);
         }
         out.second = (second != out.dims).then_some(second);
-        out.symbols = resolver.symbols.into_iter().map(|(k, f)| (k, f.size)).collect();
+        out.symbols = resolver
+            .symbols
+            .into_iter()
+            .map(|(k, f)| (k, f.size))
+            .collect();
         out.notes = resolver.notes;
         Ok(out)
     }
@@ -141,10 +161,17 @@ impl Resolver<'_> {
 
     fn shape(&self, v: ValueId) -> Option<Vec<Dim>> {
         let value = self.graph.value(v);
-        let declared = value.declared_type().and_then(|t| t.shape()).map(<[Dim]>::to_vec);
+        let declared = value
+            .declared_type()
+            .and_then(|t| t.shape())
+            .map(<[Dim]>::to_vec);
         declared.or_else(|| {
             let dims = value.initializer()?.dims();
-            Some(dims.iter().map(|&d| Dim::Value(i64::try_from(d).unwrap_or(i64::MAX))).collect())
+            Some(
+                dims.iter()
+                    .map(|&d| Dim::Value(i64::try_from(d).unwrap_or(i64::MAX)))
+                    .collect(),
+            )
         })
     }
 
@@ -176,7 +203,8 @@ impl Resolver<'_> {
                     hint: suggest(name, symbols.iter().map(String::as_str), "dimensions"),
                 });
             }
-            self.symbols.insert(name.clone(), Free { size, other: size });
+            self.symbols
+                .insert(name.clone(), Free { size, other: size });
         }
         for &v in self.graph.inputs() {
             if let Some(given) = self.options.inputs.get(&self.name(v)) {
@@ -192,7 +220,10 @@ impl Resolver<'_> {
         };
         let shown: Vec<String> = shape.iter().map(ToString::to_string).collect();
         let mismatch = |at: String| {
-            format!("the shape {given:?} was given, and the model declares [{}]{at}", shown.join(", "))
+            format!(
+                "the shape {given:?} was given, and the model declares [{}]{at}",
+                shown.join(", ")
+            )
         };
         if shape.len() != given.len() {
             return Err(self.shape_error(v, mismatch(String::new())));
@@ -200,7 +231,9 @@ impl Resolver<'_> {
         for (i, (d, &size)) in shape.iter().zip(given).enumerate() {
             match d {
                 Dim::Value(_) if d.known() != Some(size) => {
-                    return Err(self.shape_error(v, mismatch(format!(", which differs on axis {i}"))));
+                    return Err(
+                        self.shape_error(v, mismatch(format!(", which differs on axis {i}")))
+                    );
                 }
                 Dim::Param(p) => {
                     let fixed = Free { size, other: size };
@@ -230,16 +263,17 @@ impl Resolver<'_> {
         for (axis, d) in shape.iter().enumerate() {
             let free = match d {
                 Dim::Value(_) => {
-                    let size = d
-                        .known()
-                        .ok_or_else(|| self.shape_error(v, format!("the size {d} of axis {axis} is negative")))?;
+                    let size = d.known().ok_or_else(|| {
+                        self.shape_error(v, format!("the size {d} of axis {axis} is negative"))
+                    })?;
                     Free { size, other: size }
                 }
                 Dim::Param(p) => match self.symbols.get(&**p) {
                     Some(known) => known.clone(),
                     None => {
                         let free = self.guess(v, &shape, axis);
-                        self.notes.push(format!("{} = {} (--dim {0}=...)", escape(p), free.size));
+                        self.notes
+                            .push(format!("{} = {} (--dim {0}=...)", escape(p), free.size));
                         self.symbols.insert(p.to_string(), free.clone());
                         free
                     }
@@ -292,7 +326,10 @@ impl Resolver<'_> {
             (4, 1) if !channels_last => Free { size: 3, other: 3 },
             (4, _) => image_side(shape, axis),
             (5, 1) => Free { size: 3, other: 3 },
-            (5, _) => Free { size: 32, other: 64 },
+            (5, _) => Free {
+                size: 32,
+                other: 64,
+            },
             _ => SEQUENCE,
         }
     }
@@ -383,7 +420,9 @@ mod tests {
 
     fn model(dtype: DType, dims: &[Dim], op: impl FnOnce(&mut Graph, ValueId)) -> Model {
         let mut g = Graph::new("main");
-        let x = g.add_input("x", Some(ValueType::tensor(dtype, dims.to_vec()))).unwrap();
+        let x = g
+            .add_input("x", Some(ValueType::tensor(dtype, dims.to_vec())))
+            .unwrap();
         op(&mut g, x);
         Model::new(g, 17)
     }
@@ -396,8 +435,11 @@ mod tests {
     fn images_take_channels_from_the_first_convolution() {
         let shape = [symbol("batch"), Dim::Unknown, symbol("h"), symbol("w")];
         let m = model(DType::F32, &shape, |g, x| {
-            let w = g.add_constant("w", Tensor::from_vec([8, 1, 3, 3], vec![0f32; 72]).unwrap()).unwrap();
-            g.add_op(NewOp::new("Conv").input(x).input(w).output("y")).unwrap();
+            let w = g
+                .add_constant("w", Tensor::from_vec([8, 1, 3, 3], vec![0f32; 72]).unwrap())
+                .unwrap();
+            g.add_op(NewOp::new("Conv").input(x).input(w).output("y"))
+                .unwrap();
         });
         let shapes = RunShapes::resolve(&m, &ShapeOptions::default()).unwrap();
         assert_eq!(shapes.dims[0].as_slice(), [1, 1, 224, 224]);
@@ -410,13 +452,23 @@ mod tests {
     #[test]
     fn token_ids_text_lines_and_features() {
         let none = ShapeOptions::default();
-        let ids = model(DType::I64, &[symbol("batch"), symbol("sequence_length")], |_, _| {});
+        let ids = model(
+            DType::I64,
+            &[symbol("batch"), symbol("sequence_length")],
+            |_, _| {},
+        );
         assert_eq!(dims(&ids, &none), [1, 128]);
         let line = [Dim::Unknown, Dim::Value(3), Dim::Value(48), Dim::Unknown];
-        assert_eq!(dims(&model(DType::F32, &line, |_, _| {}), &none), [1, 3, 48, 192]);
+        assert_eq!(
+            dims(&model(DType::F32, &line, |_, _| {}), &none),
+            [1, 3, 48, 192]
+        );
         let features = model(DType::F32, &[Dim::Unknown, Dim::Unknown], |g, x| {
-            let w = g.add_constant("w", Tensor::from_vec([5, 2], vec![0f32; 10]).unwrap()).unwrap();
-            g.add_op(NewOp::new("MatMul").input(x).input(w).output("y")).unwrap();
+            let w = g
+                .add_constant("w", Tensor::from_vec([5, 2], vec![0f32; 10]).unwrap())
+                .unwrap();
+            g.add_op(NewOp::new("MatMul").input(x).input(w).output("y"))
+                .unwrap();
         });
         assert_eq!(dims(&features, &none), [1, 5]);
     }
@@ -431,18 +483,38 @@ mod tests {
         assert_eq!(shapes.two_sizes().len(), 1);
         options.dims.insert("bach".into(), 1);
         let e = RunShapes::resolve(&m, &options).unwrap_err().to_string();
-        assert!(e.contains("no dimension \"bach\"") && e.contains("did you mean \"batch\"?"), "{e}");
+        assert!(
+            e.contains("no dimension \"bach\"") && e.contains("did you mean \"batch\"?"),
+            "{e}"
+        );
         let given = |text: &str| {
             let (name, dims) = ShapeOptions::parse_input(text).unwrap();
             let inputs = BTreeMap::from([(name, dims)]);
-            RunShapes::resolve(&m, &ShapeOptions { inputs, ..Default::default() })
+            RunShapes::resolve(
+                &m,
+                &ShapeOptions {
+                    inputs,
+                    ..Default::default()
+                },
+            )
         };
         assert_eq!(given("x=2,3").unwrap().symbols["batch"], 2);
         let e = given("x=2,4").unwrap_err().to_string();
-        assert!(e.contains("declares [batch, 3], which differs on axis 1"), "{e}");
+        assert!(
+            e.contains("declares [batch, 3], which differs on axis 1"),
+            "{e}"
+        );
         assert!(given("x=2").is_err());
-        assert!(given("y=2").unwrap_err().to_string().contains("no input \"y\""));
+        assert!(
+            given("y=2")
+                .unwrap_err()
+                .to_string()
+                .contains("no input \"y\"")
+        );
         assert!(ShapeOptions::parse_input("x=1,a").is_err());
-        assert_eq!(ShapeOptions::parse_dim("a=b=3").unwrap(), ("a=b".to_string(), 3));
+        assert_eq!(
+            ShapeOptions::parse_dim("a=b=3").unwrap(),
+            ("a=b".to_string(), 3)
+        );
     }
 }

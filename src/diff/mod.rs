@@ -110,7 +110,10 @@ impl Diff {
 
 /// Compares two models.
 pub fn diff(a: &Model, b: &Model) -> Result<Diff, GraphError> {
-    let mut out = Diff { interface: interface(a, b), ..Diff::default() };
+    let mut out = Diff {
+        interface: interface(a, b),
+        ..Diff::default()
+    };
     let mut aligner = Aligner::new(&a.graph, &b.graph);
     aligner.run(&mut out)?;
     Ok(out)
@@ -119,11 +122,18 @@ pub fn diff(a: &Model, b: &Model) -> Result<Diff, GraphError> {
 fn interface(a: &Model, b: &Model) -> Vec<Difference> {
     let mut out = Vec::new();
     let opsets = |m: &Model| -> BTreeMap<String, String> {
-        m.opsets.iter().map(|o| (domain_name(&o.domain), o.version.to_string())).collect()
+        m.opsets
+            .iter()
+            .map(|o| (domain_name(&o.domain), o.version.to_string()))
+            .collect()
     };
     differing("opset", &opsets(a), &opsets(b), &mut out);
     if a.ir_version != b.ir_version {
-        out.push(change("ir_version", Some(a.ir_version.to_string()), Some(b.ir_version.to_string())));
+        out.push(change(
+            "ir_version",
+            Some(a.ir_version.to_string()),
+            Some(b.ir_version.to_string()),
+        ));
     }
     let metadata = |m: &Model| -> BTreeMap<String, String> {
         m.metadata
@@ -136,27 +146,55 @@ fn interface(a: &Model, b: &Model) -> Vec<Difference> {
     let functions = |m: &Model| -> BTreeMap<String, String> {
         m.functions
             .iter()
-            .map(|f| (format!("{}::{}", f.domain, f.name), format!("{} operators", f.body.op_count())))
+            .map(|f| {
+                (
+                    format!("{}::{}", f.domain, f.name),
+                    format!("{} operators", f.body.op_count()),
+                )
+            })
             .collect()
     };
     differing("function", &functions(a), &functions(b), &mut out);
     let values = |g: &Graph, list: &[ValueId]| -> BTreeMap<String, String> {
         list.iter()
-            .map(|&v| (g.value(v).name().to_string(), type_text(g.value(v).declared_type())))
+            .map(|&v| {
+                (
+                    g.value(v).name().to_string(),
+                    type_text(g.value(v).declared_type()),
+                )
+            })
             .collect()
     };
     let (ga, gb) = (&a.graph, &b.graph);
-    differing("input", &values(ga, ga.inputs()), &values(gb, gb.inputs()), &mut out);
-    differing("output", &values(ga, ga.outputs()), &values(gb, gb.outputs()), &mut out);
+    differing(
+        "input",
+        &values(ga, ga.inputs()),
+        &values(gb, gb.inputs()),
+        &mut out,
+    );
+    differing(
+        "output",
+        &values(ga, ga.outputs()),
+        &values(gb, gb.outputs()),
+        &mut out,
+    );
     out
 }
 
 fn domain_name(domain: &str) -> String {
-    if domain.is_empty() { "ai.onnx".to_owned() } else { domain.to_owned() }
+    if domain.is_empty() {
+        "ai.onnx".to_owned()
+    } else {
+        domain.to_owned()
+    }
 }
 
 fn change(what: impl Into<String>, before: Option<String>, after: Option<String>) -> Difference {
-    Difference { what: what.into(), before, after }
+    Difference {
+        what: what.into(),
+        before,
+        after,
+    }
 }
 
 /// What differs between two maps.
@@ -213,7 +251,12 @@ struct Aligner<'a> {
 
 impl<'a> Aligner<'a> {
     fn new(a: &'a Graph, b: &'a Graph) -> Aligner<'a> {
-        Aligner { a, b, to_a: HashMap::new(), to_b: HashMap::new() }
+        Aligner {
+            a,
+            b,
+            to_a: HashMap::new(),
+            to_b: HashMap::new(),
+        }
     }
 
     fn run(&mut self, out: &mut Diff) -> Result<(), GraphError> {
@@ -253,12 +296,17 @@ impl<'a> Aligner<'a> {
                 if self.to_a.contains_key(&op) {
                     continue;
                 }
-                let Some(candidates) = waiting.get_mut(key) else { continue };
+                let Some(candidates) = waiting.get_mut(key) else {
+                    continue;
+                };
                 let name = self.b.op_label(op);
                 let at = if by_name {
                     // Long lists of equal operators would make this quadratic.
                     let near = candidates.len().saturating_sub(64);
-                    candidates[near..].iter().rposition(|&c| self.a.op_label(c) == name).map(|i| i + near)
+                    candidates[near..]
+                        .iter()
+                        .rposition(|&c| self.a.op_label(c) == name)
+                        .map(|i| i + near)
                 } else {
                     candidates.len().checked_sub(1)
                 };
@@ -294,7 +342,13 @@ impl<'a> Aligner<'a> {
         }
     }
 
-    fn report_ops(&self, order_a: &[OpId], order_b: &[OpId], same: &HashSet<OpId>, out: &mut OpDiff) {
+    fn report_ops(
+        &self,
+        order_a: &[OpId],
+        order_b: &[OpId],
+        same: &HashSet<OpId>,
+        out: &mut OpDiff,
+    ) {
         for &op in order_a.iter().filter(|op| !self.to_b.contains_key(op)) {
             out.removed.push(op_ref(self.a, op));
         }
@@ -308,7 +362,10 @@ impl<'a> Aligner<'a> {
                 out.same += 1;
                 out.renamed += usize::from(!self.same_names(other, op));
             } else {
-                out.changed.push(OpChange { op: op_ref(self.b, op), changes });
+                out.changed.push(OpChange {
+                    op: op_ref(self.b, op),
+                    changes,
+                });
             }
         }
     }
@@ -331,7 +388,13 @@ impl<'a> Aligner<'a> {
             return out;
         }
         let (x, y) = (self.a.op(a), self.b.op(b));
-        let full = |d: &str, t: &str| if d.is_empty() { t.to_owned() } else { format!("{d}::{t}") };
+        let full = |d: &str, t: &str| {
+            if d.is_empty() {
+                t.to_owned()
+            } else {
+                format!("{d}::{t}")
+            }
+        };
         let (tx, ty) = (full(x.domain(), x.op_type()), full(y.domain(), y.op_type()));
         if tx != ty {
             out.push(change("type", Some(tx), Some(ty)));
@@ -348,11 +411,19 @@ impl<'a> Aligner<'a> {
             let (u, v) = (x.input(slot), y.input(slot));
             if !self.same_value(u, v) {
                 let name = |g: &Graph, v: Option<ValueId>| v.map(|v| g.value(v).name().to_string());
-                out.push(change(format!("input {slot}"), name(self.a, u), name(self.b, v)));
+                out.push(change(
+                    format!("input {slot}"),
+                    name(self.a, u),
+                    name(self.b, v),
+                ));
             }
         }
         if x.outputs().len() != y.outputs().len() {
-            out.push(change("outputs", Some(x.outputs().len().to_string()), Some(y.outputs().len().to_string())));
+            out.push(change(
+                "outputs",
+                Some(x.outputs().len().to_string()),
+                Some(y.outputs().len().to_string()),
+            ));
         }
         out
     }
@@ -383,13 +454,21 @@ impl<'a> Aligner<'a> {
         let mut seen: HashSet<ValueId> = HashSet::new();
         for v in self.a.initializers() {
             let name = self.a.value(v).name();
-            let other = self.b.find_value(name).filter(|&w| self.b.value(w).initializer().is_some());
+            let other = self
+                .b
+                .find_value(name)
+                .filter(|&w| self.b.value(w).initializer().is_some());
             let (Some(w), Some(x)) = (other, self.a.value(v).initializer()) else {
                 gone.push(v);
                 continue;
             };
             seen.insert(w);
-            match self.b.value(w).initializer().and_then(|y| tensors::change_of(name, x, y, self.b.value(w))) {
+            match self
+                .b
+                .value(w)
+                .initializer()
+                .and_then(|y| tensors::change_of(name, x, y, self.b.value(w)))
+            {
                 Some(c) => out.changed.push(c),
                 None => out.same += 1,
             }
@@ -402,19 +481,24 @@ impl<'a> Aligner<'a> {
         }
         let mut found: HashSet<ValueId> = HashSet::new();
         for w in self.b.initializers().filter(|w| !seen.contains(w)) {
-            let Some(c) = self.b.value(w).initializer() else { continue };
+            let Some(c) = self.b.value(w).initializer() else {
+                continue;
+            };
             match open.get_mut(&constant_key(c)).and_then(Vec::pop) {
                 Some(v) => {
                     found.insert(v);
                     out.same += 1;
                     out.renamed += 1;
                 }
-                None => out.added.push((self.b.value(w).name().to_string(), text(c))),
+                None => out
+                    .added
+                    .push((self.b.value(w).name().to_string(), text(c))),
             }
         }
         for v in gone.into_iter().filter(|v| !found.contains(v)) {
             if let Some(c) = self.a.value(v).initializer() {
-                out.removed.push((self.a.value(v).name().to_string(), text(c)));
+                out.removed
+                    .push((self.a.value(v).name().to_string(), text(c)));
             }
         }
     }
@@ -422,7 +506,9 @@ impl<'a> Aligner<'a> {
     /// Compares the graphs inside aligned operators.
     fn report_subgraphs(&self, order_b: &[OpId], out: &mut Diff) -> Result<(), GraphError> {
         for &op in order_b.iter().filter(|&&op| self.b.op(op).has_subgraphs()) {
-            let Some(&other) = self.to_a.get(&op) else { continue };
+            let Some(&other) = self.to_a.get(&op) else {
+                continue;
+            };
             for (x, y) in self.a.op(other).subgraphs().zip(self.b.op(op).subgraphs()) {
                 Aligner::new(x, y).run(out)?;
             }
@@ -472,7 +558,10 @@ fn structure_keys(g: &Graph, order: &[OpId]) -> Vec<u64> {
             hash_attr(&a.value, &mut h);
         }
         for v in o.inputs().chain(o.captures().map(Some)) {
-            hash_anchor(v.map_or(Anchor::Absent, |v| anchor_of(g, v, &mut class)), &mut h);
+            hash_anchor(
+                v.map_or(Anchor::Absent, |v| anchor_of(g, v, &mut class)),
+                &mut h,
+            );
         }
         let key = h.digest();
         for (i, v) in o.outputs().iter().enumerate() {

@@ -28,7 +28,12 @@ pub struct TensorChange {
 }
 
 /// How two constants of one name differ; `None` when they don't.
-pub(super) fn change_of(name: &str, a: &Constant, b: &Constant, value: &Value) -> Option<TensorChange> {
+pub(super) fn change_of(
+    name: &str,
+    a: &Constant,
+    b: &Constant,
+    value: &Value,
+) -> Option<TensorChange> {
     if a == b {
         return None;
     }
@@ -40,9 +45,9 @@ pub(super) fn change_of(name: &str, a: &Constant, b: &Constant, value: &Value) -
         sparsity_after: sparsity(b),
         max_abs: None,
         relative_norm: None,
-        by: value
-            .provenance()
-            .map_or_else(Vec::new, |p| p.passes.iter().map(|n| n.to_string()).collect()),
+        by: value.provenance().map_or_else(Vec::new, |p| {
+            p.passes.iter().map(|n| n.to_string()).collect()
+        }),
     };
     if let (Some(a), Some(b)) = (a.dense(), b.dense())
         && let Some((max_abs, relative_norm)) = compare_tensors(a, b)
@@ -61,7 +66,11 @@ fn sparsity(c: &Constant) -> f64 {
             (all - s.values.len().min(all), all)
         }
     };
-    if all == 0 { 0.0 } else { zeros as f64 / all as f64 }
+    if all == 0 {
+        0.0
+    } else {
+        zeros as f64 / all as f64
+    }
 }
 
 /// The largest absolute difference, and the norm of the difference over the norm of `a`; `None`
@@ -75,10 +84,18 @@ pub fn compare_tensors(a: &Tensor, b: &Tensor) -> Option<(f64, f64)> {
     for (x, y) in x.iter().zip(&y) {
         let d = (x - y).abs();
         // NaN on one side only must show.
-        max = if d.is_nan() && x.is_nan() != y.is_nan() { f64::INFINITY } else { max.max(d) };
+        max = if d.is_nan() && x.is_nan() != y.is_nan() {
+            f64::INFINITY
+        } else {
+            max.max(d)
+        };
         noise += d * d;
         signal += x * x;
     }
-    let relative = if signal > 0.0 { (noise / signal).sqrt() } else { noise.sqrt() };
+    let relative = if signal > 0.0 {
+        (noise / signal).sqrt()
+    } else {
+        noise.sqrt()
+    };
     Some((max, relative))
 }

@@ -32,7 +32,12 @@ pub(crate) fn densify(s: &SparseTensor) -> Result<Tensor, String> {
     };
     let count = element_count(&s.dims)
         .filter(|n| n.checked_mul(width).is_some_and(|b| b <= DENSE_LIMIT))
-        .ok_or_else(|| format!("the sparse tensor of shape {:?} is too large to be expanded", &*s.dims))?;
+        .ok_or_else(|| {
+            format!(
+                "the sparse tensor of shape {:?} is too large to be expanded",
+                &*s.dims
+            )
+        })?;
     let indices = s
         .indices
         .to_i64s()
@@ -41,7 +46,10 @@ pub(crate) fn densify(s: &SparseTensor) -> Result<Tensor, String> {
     let linear = s.indices.rank() == 1;
     let per_value = if linear { 1 } else { s.dims.len() };
     if indices.len() != nnz.saturating_mul(per_value) {
-        return Err(format!("{nnz} sparse values have {} indices", indices.len()));
+        return Err(format!(
+            "{nnz} sparse values have {} indices",
+            indices.len()
+        ));
     }
     let mut out = vec![0u8; count.saturating_mul(width)];
     for (i, value) in s.values.bytes().chunks_exact(width).enumerate() {
@@ -85,7 +93,11 @@ pub(crate) fn widen_packed(t: &Tensor) -> Result<Tensor, String> {
 
 /// A float of `exponent` and `mantissa` bits after a sign bit, without infinities unless `ieee`.
 fn small_float(code: u8, exponent: u32, mantissa: u32, bias: i32) -> f32 {
-    let sign = if code >> (exponent + mantissa) & 1 == 1 { -1.0 } else { 1.0 };
+    let sign = if code >> (exponent + mantissa) & 1 == 1 {
+        -1.0
+    } else {
+        1.0
+    };
     let e = i32::from(code >> mantissa & ((1 << exponent) - 1));
     let m = f32::from(code & ((1 << mantissa) - 1)) / f32::from(1u8 << mantissa);
     let magnitude = if e == 0 {
@@ -121,7 +133,12 @@ pub(crate) fn decode(t: &Tensor) -> Option<Vec<f32>> {
         | DType::F8E8M0) => Some(t.bytes().iter().map(|&c| decode_float8(d, c)).collect()),
         DType::F4E2M1 => {
             let nibbles = t.bytes().iter().flat_map(|&b| [b & 15, b >> 4]);
-            Some(nibbles.take(t.len()).map(|c| small_float(c, 2, 1, 1)).collect())
+            Some(
+                nibbles
+                    .take(t.len())
+                    .map(|c| small_float(c, 2, 1, 1))
+                    .collect(),
+            )
         }
         DType::BF16 => Some(t.view::<bf16>().ok()?.iter().map(|v| v.to_f32()).collect()),
         _ => Some(t.to_f64s()?.into_iter().map(|v| v as f32).collect()),
@@ -161,7 +178,8 @@ pub(crate) fn dequantize(
             x.dims()
         )
     };
-    let values = decode(x).ok_or_else(|| format!("a tensor of {} can't be dequantized", x.dtype()))?;
+    let values =
+        decode(x).ok_or_else(|| format!("a tensor of {} can't be dequantized", x.dtype()))?;
     let scales = decode(scale).ok_or_else(wrong)?;
     let zeros = match zero_point {
         Some(z) if z.len() == scales.len() => decode(z).ok_or_else(wrong)?,
@@ -174,8 +192,15 @@ pub(crate) fn dequantize(
         let out = values.into_iter().map(|v| (v - z) * s).collect();
         return of_floats(scale.dtype(), x.dims(), out);
     }
-    let axis_at = if axis < 0 { axis.saturating_add(rank as i64) } else { axis };
-    let axis_at = usize::try_from(axis_at).ok().filter(|&a| a < rank).ok_or_else(wrong)?;
+    let axis_at = if axis < 0 {
+        axis.saturating_add(rank as i64)
+    } else {
+        axis
+    };
+    let axis_at = usize::try_from(axis_at)
+        .ok()
+        .filter(|&a| a < rank)
+        .ok_or_else(wrong)?;
     let size = x.dims().get(axis_at).copied().unwrap_or(0);
     let block = usize::try_from(block).map_err(|_| wrong())?;
     let inner: usize = x.dims().iter().skip(axis_at + 1).product();
@@ -257,11 +282,17 @@ mod tests {
         let x = Tensor::new(DType::I4, [2, 4], vec![0x21, 0x43, 0xfe, 0xdc]).unwrap();
         let scale = Tensor::from_vec([2, 2], vec![1f32, 10.0, 0.5, 2.0]).unwrap();
         let y = dequantize(&x, &scale, None, 1, 2).unwrap();
-        assert_eq!(y.to_f64s().unwrap(), [1.0, 2.0, 30.0, 40.0, -1.0, -0.5, -8.0, -6.0]);
+        assert_eq!(
+            y.to_f64s().unwrap(),
+            [1.0, 2.0, 30.0, 40.0, -1.0, -0.5, -8.0, -6.0]
+        );
         // The same along axis 0 with blocks of two: one block, a scale for each column.
         let scale = Tensor::from_vec([1, 4], vec![1f32, 2.0, 3.0, 4.0]).unwrap();
         let y = dequantize(&x, &scale, None, 0, 2).unwrap();
-        assert_eq!(y.to_f64s().unwrap(), [1.0, 4.0, 9.0, 16.0, -2.0, -2.0, -12.0, -12.0]);
+        assert_eq!(
+            y.to_f64s().unwrap(),
+            [1.0, 4.0, 9.0, 16.0, -2.0, -2.0, -12.0, -12.0]
+        );
         assert!(dequantize(&x, &scale, None, 1, 2).is_err());
     }
 

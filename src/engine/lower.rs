@@ -17,8 +17,8 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use paring_ir::analysis::shapes::{ShapeOptions, Shapes};
 use paring_ir::analysis::AnalysisCache;
+use paring_ir::analysis::shapes::{ShapeOptions, Shapes};
 use paring_ir::engine::{Cut, EngineError};
 use paring_ir::tensor::{Dims, element_count};
 use paring_ir::{
@@ -321,18 +321,16 @@ impl<'a> Lowering<'a> {
         for &v in &cut.outputs {
             outputs.push(match self.lookup(graph, &scope, v) {
                 Some(Binding::Const(t)) => Output::Constant(t),
-                Some(Binding::Name(name)) => {
-                    match inputs.iter().position(|i| i.name == name) {
-                        Some(i) => Output::Input(i),
-                        None => {
-                            let at = computed.iter().position(|n| *n == name);
-                            Output::Computed(at.unwrap_or_else(|| {
-                                computed.push(name);
-                                computed.len() - 1
-                            }))
-                        }
+                Some(Binding::Name(name)) => match inputs.iter().position(|i| i.name == name) {
+                    Some(i) => Output::Input(i),
+                    None => {
+                        let at = computed.iter().position(|n| *n == name);
+                        Output::Computed(at.unwrap_or_else(|| {
+                            computed.push(name);
+                            computed.len() - 1
+                        }))
                     }
-                }
+                },
                 Some(Binding::Absent) | None => return Err(self.not_closed(graph, v)),
             });
         }
@@ -377,7 +375,8 @@ impl<'a> Lowering<'a> {
             }
             let dtype = value.known_type().and_then(|t| t.dtype());
             let dtype = dtype.or_else(|| {
-                let shapes = shapes.get_or_insert_with(|| AnalysisCache::new().get::<Shapes>(cut.model));
+                let shapes =
+                    shapes.get_or_insert_with(|| AnalysisCache::new().get::<Shapes>(cut.model));
                 shapes.dtype(v)
             });
             if let Some(d) = dtype.filter(|&d| !constants::loadable(d)) {
@@ -397,10 +396,20 @@ impl<'a> Lowering<'a> {
         Ok(inputs)
     }
 
-    fn message(&self, inputs: &[Input], target: &mut Target, computed: Vec<String>) -> pb::ModelProto {
-        let declared = inputs.iter().map(|i| value_info(&i.name, i.dtype, Some(&i.dims)));
+    fn message(
+        &self,
+        inputs: &[Input],
+        target: &mut Target,
+        computed: Vec<String>,
+    ) -> pb::ModelProto {
+        let declared = inputs
+            .iter()
+            .map(|i| value_info(&i.name, i.dtype, Some(&i.dims)));
         // Their types are replaced together with the operators.
-        let constants = target.constants.iter().map(|(n, _)| value_info(n, None, None));
+        let constants = target
+            .constants
+            .iter()
+            .map(|(n, _)| value_info(n, None, None));
         let opsets = self.model.opsets.iter().map(|o| pb::OperatorSetIdProto {
             domain: o.domain.to_string(),
             version: o.version,
@@ -432,12 +441,27 @@ impl<'a> Lowering<'a> {
                 notes.push(format!("{before} {n} {what}{plural}{after}"));
             }
         };
-        counted(c.branches, "replaced", "If operator", " with a constant condition by the branch");
+        counted(
+            c.branches,
+            "replaced",
+            "If operator",
+            " with a constant condition by the branch",
+        );
         counted(c.packed, "widened", "packed constant", "");
         counted(c.sparse, "wrote out", "sparse constant", "");
-        counted(c.dequantized, "dequantized", "constant", " ahead of the run");
+        counted(
+            c.dequantized,
+            "dequantized",
+            "constant",
+            " ahead of the run",
+        );
         counted(c.cast, "cast", "constant", " ahead of the run");
-        counted(c.taken_apart, "kept", "DequantizeLinear operator", " from becoming a lookup table");
+        counted(
+            c.taken_apart,
+            "kept",
+            "DequantizeLinear operator",
+            " from becoming a lookup table",
+        );
         notes
     }
 
@@ -455,7 +479,11 @@ impl<'a> Lowering<'a> {
             format!("{} \"{}\" / ", escape(kind), escape(&main.op_label(owner)))
         });
         self.labels.ops.push(Label {
-            text: format!("{}{} \"{name}\"", outer.unwrap_or_default(), escape(o.op_type())),
+            text: format!(
+                "{}{} \"{name}\"",
+                outer.unwrap_or_default(),
+                escape(o.op_type())
+            ),
             name,
             op: Some(place.owner.unwrap_or(op)),
         });
@@ -540,7 +568,11 @@ impl<'a> Lowering<'a> {
             let d = wide.dtype();
             return Err(self.unsupported(place, op, format!("it has no element type {d}")));
         }
-        let hint = place.graph.get_value(v).map_or("?", |v| v.name()).to_string();
+        let hint = place
+            .graph
+            .get_value(v)
+            .map_or("?", |v| v.name())
+            .to_string();
         let name = self.value_name(&hint);
         target.constants.push((name.clone(), wide));
         target.names.insert((place.call, v), name.clone());
@@ -573,11 +605,14 @@ impl<'a> Lowering<'a> {
             )));
         }
         let needed = needed(place.graph, outputs, given);
-        let order = place.graph.topological_order().map_err(|e| EngineError::Unsupported {
-            engine: self.engine.to_string(),
-            place: format!("graph \"{}\"", escape(place.graph.name())),
-            reason: e.to_string(),
-        })?;
+        let order = place
+            .graph
+            .topological_order()
+            .map_err(|e| EngineError::Unsupported {
+                engine: self.engine.to_string(),
+                place: format!("graph \"{}\"", escape(place.graph.name())),
+                reason: e.to_string(),
+            })?;
         for op in order.into_iter().filter(|op| needed.contains(op)) {
             self.nodes += 1;
             if self.nodes > NODE_LIMIT {
@@ -699,8 +734,12 @@ impl<'a> Lowering<'a> {
             _ if code == 0 => return Ok(None),
             Some(DType::U8) => Tensor::vector(vec![0u8; len]),
             Some(DType::I8) => Tensor::vector(vec![0i8; len]),
-            Some(d) => return Err(self.unsupported(place, op, format!("it can't quantize to {d}"))),
-            None => return Err(self.unsupported(place, op, format!("output_dtype {code} is unknown"))),
+            Some(d) => {
+                return Err(self.unsupported(place, op, format!("it can't quantize to {d}")));
+            }
+            None => {
+                return Err(self.unsupported(place, op, format!("output_dtype {code} is unknown")));
+            }
         };
         let name = self.value_name("zero point");
         target.constants.push((name.clone(), zero));
@@ -787,7 +826,8 @@ impl<'a> Lowering<'a> {
             Some(AttrValue::Int(v)) => i32::try_from(*v).ok().and_then(DType::from_onnx),
             _ => None,
         };
-        let to = to.ok_or_else(|| self.unsupported(place, op, "the attribute \"to\" is no type"))?;
+        let to =
+            to.ok_or_else(|| self.unsupported(place, op, "the attribute \"to\" is no type"))?;
         let y = constants::cast(&x, to).map_err(|e| self.unsupported(place, op, e))?;
         self.counts.cast += 1;
         if let Some(v) = o.output(0) {
@@ -828,7 +868,8 @@ impl<'a> Lowering<'a> {
             }
             return Ok(true);
         }
-        if scale.len() != 1 || scale.dtype() != DType::F32 || !becomes_wrong_table(place.graph, op) {
+        if scale.len() != 1 || scale.dtype() != DType::F32 || !becomes_wrong_table(place.graph, op)
+        {
             return Ok(false);
         }
         self.take_apart(place, op, &scale, zero.as_ref(), scope, target)?;
@@ -863,7 +904,9 @@ impl<'a> Lowering<'a> {
                 ("Cast", _) => attribute.push(int_attribute("to", i64::from(DType::F32.to_onnx()))),
                 (_, Some(number)) => {
                     let name = self.value_name(kind);
-                    target.constants.push((name.clone(), Tensor::scalar(number)));
+                    target
+                        .constants
+                        .push((name.clone(), Tensor::scalar(number)));
                     input.push(name);
                 }
                 (_, None) => continue,
@@ -900,7 +943,11 @@ impl<'a> Lowering<'a> {
         let Some(taken) = condition.single_f64() else {
             return Ok(false);
         };
-        let name = if taken != 0.0 { "then_branch" } else { "else_branch" };
+        let name = if taken != 0.0 {
+            "then_branch"
+        } else {
+            "else_branch"
+        };
         let Some(AttrValue::Graph(branch)) = self.attr(place, op, name) else {
             return Err(self.unsupported(place, op, format!("it has no {name}")));
         };
@@ -949,12 +996,17 @@ impl<'a> Lowering<'a> {
     ) -> Result<(), EngineError> {
         let o = place.graph.op(op);
         let opset = |opsets: &[paring_ir::OpsetImport]| {
-            opsets.iter().find(|o| o.domain.is_empty()).map(|o| o.version)
+            opsets
+                .iter()
+                .find(|o| o.domain.is_empty())
+                .map(|o| o.version)
         };
         if let (Some(a), Some(b)) = (opset(&function.opsets), opset(&self.model.opsets))
             && a != b
         {
-            let reason = format!("the function speaks opset {a} and the model opset {b}, so it can't be inlined");
+            let reason = format!(
+                "the function speaks opset {a} and the model opset {b}, so it can't be inlined"
+            );
             return Err(self.unsupported(place, op, reason));
         }
         let mut attributes = Bindings::new();
@@ -1018,7 +1070,13 @@ impl<'a> Lowering<'a> {
         let made: HashSet<String> = target.nodes.iter().flat_map(|n| n.output.clone()).collect();
         let mut output: Vec<pb::ValueInfoProto> = Vec::new();
         for &v in graph.outputs() {
-            let name = self.name_of(inner, graph.producer(v).unwrap_or(op), v, scope, &mut target);
+            let name = self.name_of(
+                inner,
+                graph.producer(v).unwrap_or(op),
+                v,
+                scope,
+                &mut target,
+            );
             let mut name = name.map_err(|_| self.not_closed(graph, v))?;
             // tract looks an output up among what this graph makes, each once.
             if !made.contains(&name) || output.iter().any(|o| o.name == name) {
@@ -1088,7 +1146,10 @@ impl<'a> Lowering<'a> {
             | AttrValue::Type(_)
             | AttrValue::Types(_)
             | AttrValue::Ref { .. } => {
-                let reason = format!("it takes no attribute of the kind of \"{}\"", escape(&a.name));
+                let reason = format!(
+                    "it takes no attribute of the kind of \"{}\"",
+                    escape(&a.name)
+                );
                 return Err(self.unsupported(place, op, reason));
             }
         }
@@ -1129,10 +1190,16 @@ fn bare_info(name: String) -> pb::ValueInfoProto {
 /// A declaration; where the type is left out, float stands in for it.
 fn value_info(name: &str, dtype: Option<DType>, dims: Option<&[usize]>) -> pb::ValueInfoProto {
     let dims = dims.map(|dims| {
-        let dims = dims.iter().map(|&d| Dim::Value(i64::try_from(d).unwrap_or(i64::MAX)));
+        let dims = dims
+            .iter()
+            .map(|&d| Dim::Value(i64::try_from(d).unwrap_or(i64::MAX)));
         dims.collect::<Vec<Dim>>()
     });
-    typed_info(name.to_string(), dtype.unwrap_or(DType::F32), dims.as_deref())
+    typed_info(
+        name.to_string(),
+        dtype.unwrap_or(DType::F32),
+        dims.as_deref(),
+    )
 }
 
 fn declared_info(name: String, ty: Option<&ValueType>) -> pb::ValueInfoProto {
@@ -1170,7 +1237,11 @@ fn typed_info(name: String, dtype: DType, shape: Option<&[Dim]>) -> pb::ValueInf
 fn tensor(name: &str, t: &Tensor) -> pb::TensorProto {
     pb::TensorProto {
         name: name.to_string(),
-        dims: t.dims().iter().map(|&d| i64::try_from(d).unwrap_or(i64::MAX)).collect(),
+        dims: t
+            .dims()
+            .iter()
+            .map(|&d| i64::try_from(d).unwrap_or(i64::MAX))
+            .collect(),
         data_type: t.dtype().to_onnx(),
         raw_data: t.bytes().to_vec(),
         string_data: t
@@ -1201,11 +1272,53 @@ const NOT_ELEMENT_WISE: &[&str] = &[
 
 /// Operators of one tensor that leave a chain a chain.
 const CHAIN: &[&str] = &[
-    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cast", "Ceil", "Celu", "Clip",
-    "Cos", "Cosh", "Dropout", "Elu", "Erf", "Exp", "Flatten", "Floor", "Gelu", "HardSigmoid",
-    "HardSwish", "Identity", "LeakyRelu", "Log", "Mish", "Neg", "Reciprocal", "Relu", "Reshape",
-    "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt",
-    "Squeeze", "Swish", "Tan", "Tanh", "ThresholdedRelu", "Transpose", "Unsqueeze",
+    "Abs",
+    "Acos",
+    "Acosh",
+    "Asin",
+    "Asinh",
+    "Atan",
+    "Atanh",
+    "Cast",
+    "Ceil",
+    "Celu",
+    "Clip",
+    "Cos",
+    "Cosh",
+    "Dropout",
+    "Elu",
+    "Erf",
+    "Exp",
+    "Flatten",
+    "Floor",
+    "Gelu",
+    "HardSigmoid",
+    "HardSwish",
+    "Identity",
+    "LeakyRelu",
+    "Log",
+    "Mish",
+    "Neg",
+    "Reciprocal",
+    "Relu",
+    "Reshape",
+    "Round",
+    "Selu",
+    "Shrink",
+    "Sigmoid",
+    "Sign",
+    "Sin",
+    "Sinh",
+    "Softplus",
+    "Softsign",
+    "Sqrt",
+    "Squeeze",
+    "Swish",
+    "Tan",
+    "Tanh",
+    "ThresholdedRelu",
+    "Transpose",
+    "Unsqueeze",
 ];
 
 /// Whether tract would make a wrong lookup table of the chain from this `DequantizeLinear` to a

@@ -21,12 +21,14 @@ use tract_linalg::multithread::Executor;
 use tract_onnx::Onnx;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core;
-use tract_onnx::tract_core::internal::{RunOptions, TypedSimplePlan, TypedSimpleState, anyhow, bail};
+use tract_onnx::tract_core::internal::{
+    RunOptions, TypedSimplePlan, TypedSimpleState, anyhow, bail,
+};
 use tract_onnx::tract_core::ops::konst::Const;
 
-pub(crate) use panics::catch;
 use lower::{Input, Labels, Lowered, Output};
 pub use observe::{Observed, observe};
+pub(crate) use panics::catch;
 
 /// The version of tract that `Cargo.toml` pins.
 const NAME: &str = "tract 0.23.9";
@@ -124,9 +126,15 @@ impl TractEngine {
         let whole = self.lower(cut).ok()?;
         let taking_part: std::collections::HashSet<OpId> =
             whole.labels.ops.iter().filter_map(|l| l.op).collect();
-        let order: Vec<OpId> = order.into_iter().filter(|op| taking_part.contains(op)).collect();
+        let order: Vec<OpId> = order
+            .into_iter()
+            .filter(|op| taking_part.contains(op))
+            .collect();
         let fails = |count: usize| {
-            let outputs = order.iter().take(count).flat_map(|&op| graph.op(op).outputs());
+            let outputs = order
+                .iter()
+                .take(count)
+                .flat_map(|&op| graph.op(op).outputs());
             let cut = Cut {
                 outputs: outputs.flatten().copied().collect(),
                 ..cut.clone()
@@ -140,7 +148,11 @@ impl TractEngine {
         let (mut good, mut bad) = (0, order.len());
         while bad - good > 1 {
             let middle = good + (bad - good) / 2;
-            if fails(middle) { bad = middle } else { good = middle }
+            if fails(middle) {
+                bad = middle
+            } else {
+                good = middle
+            }
         }
         let op = *order.get(bad.checked_sub(1)?)?;
         Some(format!(
@@ -171,7 +183,9 @@ impl Engine for TractEngine {
                 Err(text) => {
                     let named = lowered.labels.last_op(&text).map(|l| l.text.clone());
                     let place = named.or_else(|| {
-                        (start.elapsed() < SEARCH_LIMIT).then(|| self.search(cut, options)).flatten()
+                        (start.elapsed() < SEARCH_LIMIT)
+                            .then(|| self.search(cut, options))
+                            .flatten()
                     });
                     return Err(EngineError::Unsupported {
                         engine: NAME.to_string(),
@@ -240,7 +254,10 @@ impl TractPlan {
     fn check(&self, inputs: &[Tensor]) -> Result<(), EngineError> {
         if inputs.len() != self.inputs.len() {
             return Err(EngineError::Input {
-                input: self.inputs.first().map_or_else(String::new, |i| i.label.clone()),
+                input: self
+                    .inputs
+                    .first()
+                    .map_or_else(String::new, |i| i.label.clone()),
                 reason: format!("{} tensors for {} inputs", inputs.len(), self.inputs.len()),
             });
         }
@@ -373,7 +390,11 @@ impl<'a> Runner<'a> {
     const KEPT: usize = 4;
 
     /// A runner of the whole model.
-    pub fn new(engine: &'a dyn Engine, model: &'a paring_ir::Model, options: CompileOptions) -> Self {
+    pub fn new(
+        engine: &'a dyn Engine,
+        model: &'a paring_ir::Model,
+        options: CompileOptions,
+    ) -> Self {
         Runner {
             engine,
             model,

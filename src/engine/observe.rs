@@ -32,7 +32,11 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    fn compile(&mut self, values: &[ValueId], shapes: &[Dims]) -> Result<Box<dyn Plan>, EngineError> {
+    fn compile(
+        &mut self,
+        values: &[ValueId],
+        shapes: &[Dims],
+    ) -> Result<Box<dyn Plan>, EngineError> {
         let cut = Cut {
             outputs: values.to_vec(),
             ..Cut::whole(self.model, shapes.to_vec())
@@ -103,7 +107,11 @@ pub fn observe(
     let mut compiled: Option<(Vec<Dims>, Vec<Group>)> = None;
     let mut samples = 0;
     data.for_each(limit, &mut |sample| {
-        let shapes: Vec<Dims> = sample.inputs.iter().map(|t| t.dims().iter().copied().collect()).collect();
+        let shapes: Vec<Dims> = sample
+            .inputs
+            .iter()
+            .map(|t| t.dims().iter().copied().collect())
+            .collect();
         if compiled.as_ref().is_none_or(|(s, _)| *s != shapes) {
             let whole = watch.compile(&wanted, &shapes);
             let groups = match whole {

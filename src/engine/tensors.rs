@@ -115,7 +115,10 @@ pub(crate) fn from_tract(t: &TractTensor) -> TractResult<Tensor> {
 fn row_by_row(t: &TractTensor) -> bool {
     let natural = natural_strides(t.shape());
     let strides = t.strides().iter().zip(&natural).zip(t.shape());
-    t.len() == 0 || strides.into_iter().all(|((a, b), &size)| size == 1 || a == b)
+    t.len() == 0
+        || strides
+            .into_iter()
+            .all(|((a, b), &size)| size == 1 || a == b)
 }
 
 fn to_little_endian(bytes: Bytes, dtype: DType) -> Bytes {

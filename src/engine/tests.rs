@@ -6,7 +6,10 @@ use paring_ir::{Model, ValueId};
 use super::*;
 
 fn model(text: &str) -> Model {
-    parse_model(&format!("<ir_version: 10, opset_import: [\"\": 21, \"local\": 1]>\n{text}")).unwrap()
+    parse_model(&format!(
+        "<ir_version: 10, opset_import: [\"\": 21, \"local\": 1]>\n{text}"
+    ))
+    .unwrap()
 }
 
 fn floats(dims: &[usize], values: &[f32]) -> Tensor {
@@ -15,7 +18,10 @@ fn floats(dims: &[usize], values: &[f32]) -> Tensor {
 
 fn compile(m: &Model, inputs: &[Tensor], optimize: bool) -> Result<Box<dyn Plan>, EngineError> {
     let shapes = inputs.iter().map(|t| t.dims().iter().copied().collect());
-    let options = CompileOptions { optimize, threads: 1 };
+    let options = CompileOptions {
+        optimize,
+        threads: 1,
+    };
     TractEngine::new().compile(&Cut::whole(m, shapes.collect()), options)
 }
 
@@ -26,7 +32,10 @@ fn run(m: &Model, inputs: &[Tensor]) -> Result<Vec<Tensor>, EngineError> {
     for (a, b) in plain.iter().zip(&optimized) {
         assert_eq!((a.dtype(), a.dims()), (b.dtype(), b.dims()));
         if let (Some(a), Some(b)) = (a.to_f64s(), b.to_f64s()) {
-            assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-4), "{a:?} {b:?}");
+            assert!(
+                a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-4),
+                "{a:?} {b:?}"
+            );
         }
     }
     Ok(optimized)
@@ -53,9 +62,18 @@ fn a_model_runs_and_symbolic_sizes_are_pinned_for_it() {
     assert_eq!(y[0].dims(), [2, 3]);
     // The plan is for one size, and the model keeps its symbol.
     let mut plan = compile(&m, &[floats(&[1, 2], &[0.0; 2])], true).unwrap();
-    let e = plan.run(&[floats(&[2, 2], &[0.0; 4])]).unwrap_err().to_string();
-    assert_eq!(e, "input \"x\": the plan was compiled for float [1, 2], found float [2, 2]");
-    let e = plan.run(&[Tensor::vector(vec![1i64, 2])]).unwrap_err().to_string();
+    let e = plan
+        .run(&[floats(&[2, 2], &[0.0; 4])])
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        e,
+        "input \"x\": the plan was compiled for float [1, 2], found float [2, 2]"
+    );
+    let e = plan
+        .run(&[Tensor::vector(vec![1i64, 2])])
+        .unwrap_err()
+        .to_string();
     assert!(e.contains("found int64 [2]"), "{e}");
 }
 
@@ -73,11 +91,16 @@ fn any_closed_cut_compiles_and_an_open_one_does_not() {
         model: &m,
         inputs: inputs.iter().map(|n| value(n)).collect(),
         outputs: outputs.iter().map(|n| value(n)).collect(),
-        shapes: inputs.iter().map(|_| [2usize].into_iter().collect()).collect(),
+        shapes: inputs
+            .iter()
+            .map(|_| [2usize].into_iter().collect())
+            .collect(),
     };
     let engine = TractEngine::new();
     let ran = |inputs: &[&str], outputs: &[&str], tensors: &[Tensor]| {
-        engine.compile(&cut(inputs, outputs), CompileOptions::default())?.run(tensors)
+        engine
+            .compile(&cut(inputs, outputs), CompileOptions::default())?
+            .run(tensors)
     };
     // From the middle, although nothing says what type the middle has.
     let b = ran(&["a"], &["b"], &[floats(&[2], &[3.0, 4.0])]).unwrap();
@@ -86,9 +109,15 @@ fn any_closed_cut_compiles_and_an_open_one_does_not() {
     let x = floats(&[2], &[5.0, 6.0]);
     let outputs = ran(&["x"], &["a", "x", "c", "a"], &[x.clone()]).unwrap();
     assert_eq!(outputs[0], floats(&[2], &[6.0, 8.0]));
-    assert_eq!((&outputs[1], &outputs[2], &outputs[3]), (&x, &floats(&[2], &[1.0, 2.0]), &outputs[0]));
+    assert_eq!(
+        (&outputs[1], &outputs[2], &outputs[3]),
+        (&x, &floats(&[2], &[1.0, 2.0]), &outputs[0])
+    );
     let e = ran(&["x"], &["z"], &[x]).unwrap_err().to_string();
-    assert_eq!(e, "the cut is not closed: \"other\" is neither computed nor constant nor given");
+    assert_eq!(
+        e,
+        "the cut is not closed: \"other\" is neither computed nor constant nor given"
+    );
 }
 
 #[test]
@@ -105,7 +134,10 @@ fn constants_fold_without_inputs() {
 #[test]
 fn every_element_type_that_tract_has_passes() {
     for (ty, t) in [
-        ("float16", Tensor::vector(vec![f16::from_f32(1.5), f16::ONE])),
+        (
+            "float16",
+            Tensor::vector(vec![f16::from_f32(1.5), f16::ONE]),
+        ),
         ("double", Tensor::vector(vec![1f64, 2.0])),
         ("int8", Tensor::vector(vec![-1i8, 2])),
         ("uint8", Tensor::vector(vec![1u8, 255])),
@@ -113,7 +145,10 @@ fn every_element_type_that_tract_has_passes() {
         ("int64", Tensor::vector(vec![i64::MIN, 2])),
         ("uint64", Tensor::vector(vec![1u64, u64::MAX])),
         ("bool", Tensor::new(DType::Bool, [2], vec![1u8, 0]).unwrap()),
-        ("string", Tensor::from_strings([2], [b"a".to_vec().into(), "é".into()]).unwrap()),
+        (
+            "string",
+            Tensor::from_strings([2], [b"a".to_vec().into(), "é".into()]).unwrap(),
+        ),
     ] {
         let m = model(&format!(
             "g ({ty}[2] x) => ({ty}[1,2] y) <int64[1] axes = {{0}}> {{ y = Unsqueeze (x, axes) }}"
@@ -123,7 +158,10 @@ fn every_element_type_that_tract_has_passes() {
     }
     let m = model("g (bfloat16[2] x) => (bfloat16[2] y) { y = Relu (x) }");
     let e = refusal(&m, &[Tensor::vector(vec![half::bf16::ONE; 2])]);
-    assert_eq!(e, "tract 0.23.9 can't run input \"x\": it has no element type bfloat16");
+    assert_eq!(
+        e,
+        "tract 0.23.9 can't run input \"x\": it has no element type bfloat16"
+    );
 }
 
 #[test]
@@ -144,9 +182,14 @@ fn foreign_domains_and_unknown_operators_are_refused() {
 
 #[test]
 fn panics_and_errors_name_the_operator() {
-    let m = model("g (float[2,2] x) => (float[2,2] y) { h = Relu (x) [turn] y = Transpose <perm = [0, 7]> (h) }");
+    let m = model(
+        "g (float[2,2] x) => (float[2,2] y) { h = Relu (x) [turn] y = Transpose <perm = [0, 7]> (h) }",
+    );
     let e = refusal(&m, &[floats(&[2, 2], &[0.0; 4])]);
-    assert!(e.starts_with("tract 0.23.9 can't run Transpose \"turn\": "), "{e}");
+    assert!(
+        e.starts_with("tract 0.23.9 can't run Transpose \"turn\": "),
+        "{e}"
+    );
     let m = model(
         "g (float[2,3] x) => (float[2,3] y) <float[4,3] w = zeros> { h = Relu (x) [product] y = MatMul (h, w) }",
     );
@@ -157,11 +200,21 @@ fn panics_and_errors_name_the_operator() {
 
 #[test]
 fn an_index_out_of_range_fails_while_running_and_the_plan_lives_on() {
-    let m = model("g (int64[1] i) => (float[1] y) <float[2] t = {1,2}> { [pick] y = Gather (t, i) }");
+    let m =
+        model("g (int64[1] i) => (float[1] y) <float[2] t = {1,2}> { [pick] y = Gather (t, i) }");
     let mut plan = compile(&m, &[Tensor::vector(vec![0i64])], true).unwrap();
-    let e = plan.run(&[Tensor::vector(vec![7i64])]).unwrap_err().to_string();
-    assert!(e.starts_with("tract 0.23.9 failed at Gather \"pick\": "), "{e}");
-    assert_eq!(plan.run(&[Tensor::vector(vec![1i64])]).unwrap(), [floats(&[1], &[2.0])]);
+    let e = plan
+        .run(&[Tensor::vector(vec![7i64])])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        e.starts_with("tract 0.23.9 failed at Gather \"pick\": "),
+        "{e}"
+    );
+    assert_eq!(
+        plan.run(&[Tensor::vector(vec![1i64])]).unwrap(),
+        [floats(&[1], &[2.0])]
+    );
 }
 
 #[test]
@@ -178,7 +231,10 @@ fn local_functions_are_inlined_with_their_attributes() {
     );
     let x = [floats(&[2], &[1.0, 2.0])];
     let outputs = run(&m, &x).unwrap();
-    assert_eq!(outputs, [floats(&[2], &[3.0, 6.0]), floats(&[2], &[30.0, 60.0])]);
+    assert_eq!(
+        outputs,
+        [floats(&[2], &[3.0, 6.0]), floats(&[2], &[30.0, 60.0])]
+    );
     let notes = compile(&m, &x, true).unwrap().notes().to_vec();
     assert_eq!(notes, ["inlined functions: Scale, Times"]);
 }
@@ -197,7 +253,10 @@ fn functions_that_call_themselves_or_speak_another_opset_are_refused() {
          <domain: \"local\", opset_import: [\"\": 9]>
          Old (a) => (b) { b = Relu (a) }",
     );
-    assert!(refusal(&m, &x).contains("Old \"call\": the function speaks opset 9 and the model opset 21"));
+    assert!(
+        refusal(&m, &x)
+            .contains("Old \"call\": the function speaks opset 9 and the model opset 21")
+    );
 }
 
 #[test]
@@ -213,14 +272,28 @@ fn branches_see_the_values_outside() {
              }}"
         )
     };
-    let inputs = |c: u8| [floats(&[2], &[1.0, 1.0]), Tensor::new(DType::Bool, [], vec![c]).unwrap()];
+    let inputs = |c: u8| {
+        [
+            floats(&[2], &[1.0, 1.0]),
+            Tensor::new(DType::Bool, [], vec![c]).unwrap(),
+        ]
+    };
     let m = model(&text("c"));
-    assert_eq!(run(&m, &inputs(1)).unwrap(), [floats(&[2], &[110.0, 420.0])]);
+    assert_eq!(
+        run(&m, &inputs(1)).unwrap(),
+        [floats(&[2], &[110.0, 420.0])]
+    );
     assert_eq!(run(&m, &inputs(0)).unwrap(), [floats(&[2], &[11.0, 21.0])]);
     let m = model(&text("t"));
-    assert_eq!(run(&m, &inputs(0)).unwrap(), [floats(&[2], &[110.0, 420.0])]);
+    assert_eq!(
+        run(&m, &inputs(0)).unwrap(),
+        [floats(&[2], &[110.0, 420.0])]
+    );
     let notes = compile(&m, &inputs(0), true).unwrap().notes().to_vec();
-    assert_eq!(notes, ["replaced 1 If operator with a constant condition by the branch"]);
+    assert_eq!(
+        notes,
+        ["replaced 1 If operator with a constant condition by the branch"]
+    );
 }
 
 #[test]
@@ -241,11 +314,20 @@ fn constant_forms_that_tract_lacks_are_expanded() {
     );
     let x = [floats(&[2, 4], &[0.0; 8])];
     let outputs = run(&m, &x).unwrap();
-    assert_eq!(outputs[0].to_f64s().unwrap(), [1.0, 2.0, 30.0, 40.0, -1.0, -2.0, -30.0, -40.0]);
-    assert_eq!(outputs[1].to_f64s().unwrap(), [128.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 256.0]);
+    assert_eq!(
+        outputs[0].to_f64s().unwrap(),
+        [1.0, 2.0, 30.0, 40.0, -1.0, -2.0, -30.0, -40.0]
+    );
+    assert_eq!(
+        outputs[1].to_f64s().unwrap(),
+        [128.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 256.0]
+    );
     assert_eq!(outputs[2].to_f64s().unwrap()[..4], [1.0, 2.0, 3.0, 4.0]);
     let notes = compile(&m, &x, true).unwrap().notes().join("; ");
-    assert_eq!(notes, "dequantized 3 constants ahead of the run; cast 1 constant ahead of the run");
+    assert_eq!(
+        notes,
+        "dequantized 3 constants ahead of the run; cast 1 constant ahead of the run"
+    );
 }
 
 #[test]
@@ -275,7 +357,11 @@ fn no_lookup_table_is_made_of_a_softmax() {
         let plain = compile(&m, &q, false).unwrap().run(&q).unwrap();
         let mut optimized = compile(&m, &q, true).unwrap();
         assert_eq!(optimized.run(&q).unwrap(), plain, "{kind}");
-        assert_eq!(optimized.notes().len(), usize::from(kind != "Relu"), "{kind}");
+        assert_eq!(
+            optimized.notes().len(),
+            usize::from(kind != "Relu"),
+            "{kind}"
+        );
     }
     // Softmax of [0.7, 1.7, 2.7, 0] in steps of 0.01 from 3.
     let m = model(
@@ -285,8 +371,17 @@ fn no_lookup_table_is_made_of_a_softmax() {
            y = QuantizeLinear (p, t, z)
          }",
     );
-    let y = run(&m, &[Tensor::from_vec([1, 4], vec![10u8, 20, 30, 3]).unwrap()]).unwrap();
-    let sum: f64 = y[0].to_f64s().unwrap().iter().map(|v| (v - 3.0) * 0.01).sum();
+    let y = run(
+        &m,
+        &[Tensor::from_vec([1, 4], vec![10u8, 20, 30, 3]).unwrap()],
+    )
+    .unwrap();
+    let sum: f64 = y[0]
+        .to_f64s()
+        .unwrap()
+        .iter()
+        .map(|v| (v - 3.0) * 0.01)
+        .sum();
     assert!((sum - 1.0).abs() < 0.03, "{sum}");
 }
 
@@ -299,13 +394,24 @@ fn what_would_not_fit_is_refused_before_it_is_asked_for() {
          }",
     );
     let e = refusal(&m, &[floats(&[1], &[0.0])]);
-    assert!(e.contains("would make a tensor of shape [1000000, 1000000, 1000000]"), "{e}");
-    let m = model("g (float[N,1] x) => (float[] y) <int64[2] s = {1, 1000000000}> { [grow] y = Expand (x, s) }");
+    assert!(
+        e.contains("would make a tensor of shape [1000000, 1000000, 1000000]"),
+        "{e}"
+    );
+    let m = model(
+        "g (float[N,1] x) => (float[] y) <int64[2] s = {1, 1000000000}> { [grow] y = Expand (x, s) }",
+    );
     let e = refusal(&m, &[floats(&[9, 1], &[0.0; 9])]);
-    assert!(e.starts_with("Expand \"grow\" would make a tensor of shape [9, 1000000000]"), "{e}");
+    assert!(
+        e.starts_with("Expand \"grow\" would make a tensor of shape [9, 1000000000]"),
+        "{e}"
+    );
     let m = model("g (float[N] x) => (float[N] y) { y = Relu (x) }");
     let cut = Cut::whole(&m, vec![[usize::MAX].into_iter().collect()]);
-    let e = TractEngine::new().compile(&cut, CompileOptions::default()).map(|_| ()).unwrap_err();
+    let e = TractEngine::new()
+        .compile(&cut, CompileOptions::default())
+        .map(|_| ())
+        .unwrap_err();
     assert!(e.to_string().contains("too many elements"), "{e}");
 }
 
@@ -320,8 +426,15 @@ fn a_profile_names_the_operators() {
     let x = [floats(&[8, 64], &[0.5; 512])];
     let rows = compile(&m, &x, true).unwrap().profile(&x).unwrap();
     let named: Vec<&str> = rows.iter().map(|r| r.name.as_str()).collect();
-    assert!(named.contains(&"first") && named.contains(&"second"), "{named:?}");
-    assert!(rows.iter().filter(|r| r.name == "first").all(|r| r.source == m.graph.ops().next()));
+    assert!(
+        named.contains(&"first") && named.contains(&"second"),
+        "{named:?}"
+    );
+    assert!(
+        rows.iter()
+            .filter(|r| r.name == "first")
+            .all(|r| r.source == m.graph.ops().next())
+    );
 }
 
 #[test]
@@ -333,8 +446,15 @@ fn threads_do_not_change_the_outputs() {
     let x = [floats(&[64, 256], &x)];
     let of = |threads| {
         let cut = Cut::whole(&m, vec![[64usize, 256].into_iter().collect()]);
-        let options = CompileOptions { optimize: true, threads };
-        TractEngine::new().compile(&cut, options).unwrap().run(&x).unwrap()
+        let options = CompileOptions {
+            optimize: true,
+            threads,
+        };
+        TractEngine::new()
+            .compile(&cut, options)
+            .unwrap()
+            .run(&x)
+            .unwrap()
     };
     assert_eq!(of(1), of(2));
 }
@@ -366,7 +486,10 @@ impl paring_ir::engine::DataSource for Three {
 type Seen = Vec<(ValueId, Vec<f64>)>;
 
 fn watch(m: &Model, names: &[&str]) -> Result<(Observed, Seen), EngineError> {
-    let values: Vec<ValueId> = names.iter().map(|n| m.graph.find_value(n).unwrap()).collect();
+    let values: Vec<ValueId> = names
+        .iter()
+        .map(|n| m.graph.find_value(n).unwrap())
+        .collect();
     let mut seen = Vec::new();
     let observed = observe(
         &TractEngine::new(),
@@ -389,7 +512,10 @@ fn every_value_is_seen_by_its_name_in_order() {
         "g (float[N,2] x) => (float[N,2] z) { a = Neg (x) b = Relu (a) c = Abs (a) z = Add (b, c) }",
     );
     let (observed, seen) = watch(&m, &["c", "x", "a", "z", "a"]).unwrap();
-    let names: Vec<&str> = seen.iter().map(|(v, _)| &**m.graph.value(*v).name()).collect();
+    let names: Vec<&str> = seen
+        .iter()
+        .map(|(v, _)| &**m.graph.value(*v).name())
+        .collect();
     assert_eq!(names, ["c", "x", "a", "z", "c", "x", "a", "z"]);
     assert_eq!(seen[6].1, [-1.0, -1.0]);
     assert_eq!((observed.samples, observed.skipped.len()), (2, 0));
@@ -402,7 +528,11 @@ fn values_that_cannot_be_had_are_found_and_the_others_seen() {
         "g (float[N,2] x) => (float[N,2] z) { a = Neg (x) bad = Det (x) worse = Neg (bad) z = Abs (a) }",
     );
     let (observed, seen) = watch(&m, &["a", "bad", "worse", "z"]).unwrap();
-    let skipped: Vec<&str> = observed.skipped.iter().map(|(v, _)| &**m.graph.value(*v).name()).collect();
+    let skipped: Vec<&str> = observed
+        .skipped
+        .iter()
+        .map(|(v, _)| &**m.graph.value(*v).name())
+        .collect();
     assert_eq!(skipped, ["bad", "worse"]);
     assert_eq!(seen.len(), 4);
     let m = model("g (float[N,2] x) => (float[N] z) { a = Neg (x) z = Det (a) }");

@@ -69,7 +69,10 @@ pub struct Recipe {
 impl Recipe {
     /// No passes.
     pub fn empty() -> Recipe {
-        Recipe { origin: "recipe".to_owned(), json: json!({ "passes": [] }) }
+        Recipe {
+            origin: "recipe".to_owned(),
+            json: json!({ "passes": [] }),
+        }
     }
 
     /// The recipe of this name in the registry, or in the file of this name.
@@ -86,22 +89,37 @@ impl Recipe {
                     Some(n) => format!("did you mean \"{n}\"?"),
                     None => format!("the recipes are {}", known.join(", ")),
                 };
-                Err(RecipeError::NoSuch { name: name.to_owned(), hint })
+                Err(RecipeError::NoSuch {
+                    name: name.to_owned(),
+                    hint,
+                })
             }
-            Err(source) => Err(RecipeError::Read { path: path.to_owned(), source }),
+            Err(source) => Err(RecipeError::Read {
+                path: path.to_owned(),
+                source,
+            }),
         }
     }
 
     /// Reads YAML.
     pub fn parse(origin: &str, text: &str) -> Result<Recipe, RecipeError> {
-        let json = serde_yaml::from_str(text)
-            .map_err(|source| RecipeError::Yaml { origin: origin.to_owned(), source })?;
-        Ok(Recipe { origin: origin.to_owned(), json })
+        let json = serde_yaml::from_str(text).map_err(|source| RecipeError::Yaml {
+            origin: origin.to_owned(),
+            source,
+        })?;
+        Ok(Recipe {
+            origin: origin.to_owned(),
+            json,
+        })
     }
 
     /// One more step: a pass with its options.
     pub fn push(&mut self, name: &str, options: Map<String, Json>) {
-        let step = if options.is_empty() { json!(name) } else { json!({ name: options }) };
+        let step = if options.is_empty() {
+            json!(name)
+        } else {
+            json!({ name: options })
+        };
         if let Some(Json::Array(passes)) = self.json.get_mut("passes") {
             passes.push(step);
         }
@@ -109,13 +127,18 @@ impl Recipe {
 
     /// What the recipe says of itself.
     pub fn description(&self) -> &str {
-        self.json.get("description").and_then(Json::as_str).unwrap_or("")
+        self.json
+            .get("description")
+            .and_then(Json::as_str)
+            .unwrap_or("")
     }
 
     /// Binds the recipe to the passes of a registry.
     pub fn pipeline(&self, registry: &Registry) -> Result<Pipeline, RecipeError> {
-        recipe::from_json(&self.json, registry)
-            .map_err(|source| RecipeError::Options { origin: self.origin.clone(), source })
+        recipe::from_json(&self.json, registry).map_err(|source| RecipeError::Options {
+            origin: self.origin.clone(),
+            source,
+        })
     }
 
     /// The recipe as YAML.
@@ -135,9 +158,10 @@ pub fn recipe_of(steps: &[(String, Map<String, Json>)]) -> Recipe {
 
 /// Appends a pass in the short form `name[:key=value,...]` to a recipe.
 pub fn push_short(recipe: &mut Recipe, text: &str) -> Result<(), RecipeError> {
-    let (name, options) = parse_pass(text)
-        .map_err(|reason| RecipeError::Short { text: text.to_owned(), reason })?;
+    let (name, options) = parse_pass(text).map_err(|reason| RecipeError::Short {
+        text: text.to_owned(),
+        reason,
+    })?;
     recipe.push(&name, options);
     Ok(())
 }
-

@@ -22,7 +22,9 @@ pub fn parse_pass(text: &str) -> Result<(String, Map<String, Json>), String> {
     };
     for part in parts {
         let halves = split_outside(part, '=')?;
-        let [key, value @ ..] = halves.as_slice() else { continue };
+        let [key, value @ ..] = halves.as_slice() else {
+            continue;
+        };
         if value.is_empty() {
             return Err(format!("expected key=value, found \"{part}\""));
         }
@@ -30,8 +32,10 @@ pub fn parse_pass(text: &str) -> Result<(String, Map<String, Json>), String> {
         let value = &part[key.len() + 1..];
         let value: Json = serde_yaml::from_str(value)
             .map_err(|e| format!("the value of {key} is no YAML scalar or list: {e}"))?;
-        let keys: Vec<String> =
-            split_outside(key.trim(), '.')?.iter().map(|k| unquote(k)).collect();
+        let keys: Vec<String> = split_outside(key.trim(), '.')?
+            .iter()
+            .map(|k| unquote(k))
+            .collect();
         insert(&mut options, &keys, value)?;
     }
     Ok((name.trim().to_owned(), options))
@@ -48,7 +52,9 @@ fn split_outside(text: &str, separator: char) -> Result<Vec<&str>, String> {
             (None, '"' | '\'') => quote = Some(c),
             (None, '[' | '{') => depth += 1,
             (None, ']' | '}') => {
-                depth = depth.checked_sub(1).ok_or(format!("\"{c}\" closes nothing"))?;
+                depth = depth
+                    .checked_sub(1)
+                    .ok_or(format!("\"{c}\" closes nothing"))?;
             }
             (None, c) if c == separator && depth == 0 => {
                 parts.push(&text[start..i]);
@@ -65,7 +71,10 @@ fn split_outside(text: &str, separator: char) -> Result<Vec<&str>, String> {
 }
 
 fn unquote(key: &str) -> String {
-    key.strip_prefix('"').and_then(|k| k.strip_suffix('"')).unwrap_or(key).to_owned()
+    key.strip_prefix('"')
+        .and_then(|k| k.strip_suffix('"'))
+        .unwrap_or(key)
+        .to_owned()
 }
 
 fn insert(map: &mut Map<String, Json>, keys: &[String], value: Json) -> Result<(), String> {
@@ -82,7 +91,10 @@ fn insert(map: &mut Map<String, Json>, keys: &[String], value: Json) -> Result<(
         }
         return Ok(());
     }
-    match map.entry(first.clone()).or_insert_with(|| Json::Object(Map::new())) {
+    match map
+        .entry(first.clone())
+        .or_insert_with(|| Json::Object(Map::new()))
+    {
         Json::Object(inner) => insert(inner, rest, value),
         _ => Err(format!("{first} is given both a value and nested keys")),
     }

@@ -89,7 +89,10 @@ impl Sums {
         }
         self.numeric = true;
         let (Some(a), Some(b)) = (before.to_f64s(), after.to_f64s()) else {
-            return Err(format!("outputs of type {} can't be compared", before.dtype()));
+            return Err(format!(
+                "outputs of type {} can't be compared",
+                before.dtype()
+            ));
         };
         let a = samples_of(&a, before.dims(), batch, count);
         let b = samples_of(&b, before.dims(), batch, count);
@@ -99,7 +102,13 @@ impl Sums {
         Ok(())
     }
 
-    fn add_strings(&mut self, before: &Tensor, after: &Tensor, batch: usize, count: usize) -> Result<(), String> {
+    fn add_strings(
+        &mut self,
+        before: &Tensor,
+        after: &Tensor,
+        batch: usize,
+        count: usize,
+    ) -> Result<(), String> {
         let a = before.strings().unwrap_or_default();
         let b = after.strings().unwrap_or_default();
         let a = samples_of(a, before.dims(), batch, count);
@@ -148,7 +157,11 @@ impl Sums {
         } else {
             (dot / (aa.sqrt() * bb.sqrt())).clamp(-1.0, 1.0)
         };
-        self.cosine_min = if self.samples == 0 { cosine } else { self.cosine_min.min(cosine) };
+        self.cosine_min = if self.samples == 0 {
+            cosine
+        } else {
+            self.cosine_min.min(cosine)
+        };
         self.cosines += cosine;
         self.samples += 1;
     }
@@ -242,7 +255,8 @@ impl Scores {
         let classes = before.dims().last().copied().unwrap_or(1);
         let numbers = !before.dtype().is_float();
         if !numbers && classes < 2 {
-            self.obstacle = Some("its last axis holds one number, not a score for each class".to_string());
+            self.obstacle =
+                Some("its last axis holds one number, not a score for each class".to_string());
             return;
         }
         let width = if numbers { 1 } else { classes };
@@ -314,7 +328,10 @@ mod tests {
 
     #[test]
     fn equal_outputs_have_no_sqnr() {
-        let d = difference(&[1.0, f32::NAN, f32::INFINITY], &[1.0, f32::NAN, f32::INFINITY]);
+        let d = difference(
+            &[1.0, f32::NAN, f32::INFINITY],
+            &[1.0, f32::NAN, f32::INFINITY],
+        );
         assert_eq!((d.max_abs, d.sqnr_db, d.mismatches), (0.0, None, 0));
         assert_eq!(d.cosine, Some(1.0));
     }
@@ -332,7 +349,10 @@ mod tests {
     #[test]
     fn a_new_not_a_number_is_no_small_difference() {
         let d = difference(&[1.0, 2.0], &[1.0, f32::NAN]);
-        assert_eq!((d.max_abs, d.sqnr_db, d.nonfinite), (f64::MAX, Some(BROKEN_SQNR_DB), 1));
+        assert_eq!(
+            (d.max_abs, d.sqnr_db, d.nonfinite),
+            (f64::MAX, Some(BROKEN_SQNR_DB), 1)
+        );
         assert_eq!(d.cosine_min, Some(0.0));
         // And it stays in the JSON as a number.
         assert!(!serde_json::to_string(&d).unwrap().contains("null"));
@@ -351,7 +371,10 @@ mod tests {
     #[test]
     fn whole_numbers_are_compared_exactly() {
         let mut sums = Sums::default();
-        let (a, b) = (Tensor::vector(vec![1i64, 2, 3, 4]), Tensor::vector(vec![1i64, 2, 3, 9]));
+        let (a, b) = (
+            Tensor::vector(vec![1i64, 2, 3, 4]),
+            Tensor::vector(vec![1i64, 2, 3, 9]),
+        );
         sums.add(&a, &b, 4, 4).unwrap();
         let d = sums.finish("y");
         assert_eq!((d.max_rel, d.mismatches, d.max_abs), (0.25, 1, 5.0));

@@ -17,8 +17,8 @@ use paring_ir::{Model, Tensor, escape};
 use serde::Serialize;
 
 use crate::engine::Runner;
-use difference::{Scores, Sums};
 pub use difference::{BROKEN_SQNR_DB, OutputDifference};
+use difference::{Scores, Sums};
 pub use timing::{Bench, Latency, Profile, ProfileRow, TimeOptions, bench, profile, time_pair};
 
 /// The least relative difference that is ever taken for more than noise.
@@ -174,7 +174,10 @@ fn floor(noise: Option<f64>) -> f64 {
 
 /// The samples in a run, scored or not: the size of axis 0 when the inputs agree on one.
 fn batch_of(sample: &Sample) -> usize {
-    let mut sizes = sample.inputs.iter().filter_map(|t| t.dims().first().copied());
+    let mut sizes = sample
+        .inputs
+        .iter()
+        .filter_map(|t| t.dims().first().copied());
     match sizes.next() {
         Some(first) if first >= sample.count && sizes.all(|s| s == first) => first,
         _ => sample.count,
@@ -193,7 +196,9 @@ impl Comparison {
     fn new(before: &Model, after: &Model) -> Result<Comparison, EngineError> {
         let names = |m: &Model| -> Vec<String> {
             let outputs = m.graph.outputs().iter();
-            outputs.map(|&v| m.graph.value(v).name().to_string()).collect()
+            outputs
+                .map(|&v| m.graph.value(v).name().to_string())
+                .collect()
         };
         let (mine, theirs) = (names(before), names(after));
         let mut places = Vec::with_capacity(mine.len());
@@ -213,16 +218,26 @@ impl Comparison {
         })
     }
 
-    fn add(&mut self, before: &[Tensor], after: &[Tensor], sample: &Sample) -> Result<(), EngineError> {
+    fn add(
+        &mut self,
+        before: &[Tensor],
+        after: &[Tensor],
+        sample: &Sample,
+    ) -> Result<(), EngineError> {
         let batch = batch_of(sample);
-        let all = self.names.iter().zip(&self.places).zip(self.sums.iter_mut());
+        let all = self
+            .names
+            .iter()
+            .zip(&self.places)
+            .zip(self.sums.iter_mut());
         for (((name, &at), sums), a) in all.zip(before) {
             let Some(b) = after.get(at) else { continue };
-            sums.add(a, b, batch, sample.count).map_err(|reason| EngineError::Failed {
-                engine: "the comparison".to_string(),
-                place: format!("output \"{}\"", escape(name)),
-                reason,
-            })?;
+            sums.add(a, b, batch, sample.count)
+                .map_err(|reason| EngineError::Failed {
+                    engine: "the comparison".to_string(),
+                    place: format!("output \"{}\"", escape(name)),
+                    reason,
+                })?;
         }
         Ok(())
     }
@@ -234,9 +249,15 @@ impl Comparison {
 }
 
 /// Runs a model once, to see whether the engine can.
-pub fn can_run(engine: &dyn Engine, model: &Model, data: &dyn DataSource) -> Result<Vec<String>, EngineError> {
+pub fn can_run(
+    engine: &dyn Engine,
+    model: &Model,
+    data: &dyn DataSource,
+) -> Result<Vec<String>, EngineError> {
     let mut runner = Runner::new(engine, model, CompileOptions::default());
-    data.for_each(Some(1), &mut |sample| runner.run(&sample.inputs).map(|_| ()))?;
+    data.for_each(Some(1), &mut |sample| {
+        runner.run(&sample.inputs).map(|_| ())
+    })?;
     Ok(runner.notes().to_vec())
 }
 
@@ -259,13 +280,20 @@ pub fn noise(
         comparison.add(&a, &b, sample)?;
         runs += 1;
         // Ends the walk; told apart below.
-        if runs < NOISE_RUNS { Ok(()) } else { Err(EngineError::Cancelled) }
+        if runs < NOISE_RUNS {
+            Ok(())
+        } else {
+            Err(EngineError::Cancelled)
+        }
     });
     match walked {
         Err(EngineError::Cancelled) if runs >= NOISE_RUNS => {}
         other => other?,
     }
-    Ok(comparison.finish().iter().fold(0.0, |m, o| f64::max(m, o.max_rel)))
+    Ok(comparison
+        .finish()
+        .iter()
+        .fold(0.0, |m, o| f64::max(m, o.max_rel)))
 }
 
 /// Compares the outputs of two models on the same samples, which are inputs of `before`.
@@ -285,7 +313,9 @@ pub fn compare(
         match noise(engine, before, data, options) {
             Ok(noise) => out.noise = Some(noise),
             Err(EngineError::Cancelled) => return Err(EngineError::Cancelled),
-            Err(e) => out.notes.push(format!("the noise of the original could not be measured: {e}")),
+            Err(e) => out.notes.push(format!(
+                "the noise of the original could not be measured: {e}"
+            )),
         }
     }
     compare_outputs(engine, before, after, data, options, &mut out)?;
@@ -297,7 +327,9 @@ fn scored_output(model: &Model, options: &CompareOptions<'_>) -> Result<usize, E
         return Ok(0);
     };
     let outputs = model.graph.outputs();
-    let at = outputs.iter().position(|&v| &**model.graph.value(v).name() == name);
+    let at = outputs
+        .iter()
+        .position(|&v| &**model.graph.value(v).name() == name);
     at.ok_or_else(|| {
         let names: Vec<String> = outputs
             .iter()
@@ -332,7 +364,13 @@ fn compare_outputs(
         comparison.add(&first, &second, sample)?;
         let other = comparison.places.get(scored).and_then(|&at| second.get(at));
         if let (Some(x), Some(y)) = (first.get(scored), other) {
-            scores.add(x, y, sample.labels.as_deref(), batch_of(sample), sample.count);
+            scores.add(
+                x,
+                y,
+                sample.labels.as_deref(),
+                batch_of(sample),
+                sample.count,
+            );
         }
         samples += sample.count;
         Ok(())
@@ -347,7 +385,11 @@ fn compare_outputs(
         }
     }
     if let (Some(why), true) = (&scores.obstacle, data.has_labels()) {
-        let name = comparison.names.get(scored).map(|n| escape(n)).unwrap_or_default();
+        let name = comparison
+            .names
+            .get(scored)
+            .map(|n| escape(n))
+            .unwrap_or_default();
         out.notes.push(format!(
             "no accuracy: output \"{name}\": {why}; name another with --label-output"
         ));
@@ -436,12 +478,21 @@ impl<'a> EngineJudge<'a> {
     }
 
     /// Compares an exact rewrite on one source.
-    fn verdict_on(&mut self, index: usize, reference: &Model, model: &Model) -> Result<Verdict, EngineError> {
+    fn verdict_on(
+        &mut self,
+        index: usize,
+        reference: &Model,
+        model: &Model,
+    ) -> Result<Verdict, EngineError> {
         let source = self.exact.get(index).copied().unwrap_or(self.eval);
         // The noise belongs to the reference, which is compared with many times.
         let key = (reference.revision(), index);
         let known = self.noise.get(&key).copied();
-        let few = self.options.limit.unwrap_or(EXACT_SAMPLES).min(EXACT_SAMPLES);
+        let few = self
+            .options
+            .limit
+            .unwrap_or(EXACT_SAMPLES)
+            .min(EXACT_SAMPLES);
         let options = CompareOptions {
             noise: self.options.noise && known.is_none(),
             limit: Some(few),
@@ -493,7 +544,11 @@ fn join(first: Verdict, second: Verdict) -> Verdict {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
     };
-    let worse = if excess(&second) > excess(&first) { &second } else { &first };
+    let worse = if excess(&second) > excess(&first) {
+        &second
+    } else {
+        &first
+    };
     Verdict {
         noise: worse.noise,
         difference: Difference {

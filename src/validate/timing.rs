@@ -141,7 +141,9 @@ fn warm_up(plan: &mut dyn Plan, inputs: &[Tensor], budget: Duration) -> Result<u
         }
     }
     let wanted = SHORTEST.as_nanos().div_ceil(fastest.as_nanos().max(1));
-    Ok(u32::try_from(wanted).unwrap_or(MAX_REPEATS).clamp(1, MAX_REPEATS))
+    Ok(u32::try_from(wanted)
+        .unwrap_or(MAX_REPEATS)
+        .clamp(1, MAX_REPEATS))
 }
 
 fn enough(options: &TimeOptions, runs: usize, elapsed: Duration) -> bool {
@@ -149,16 +151,27 @@ fn enough(options: &TimeOptions, runs: usize, elapsed: Duration) -> bool {
 }
 
 /// The inputs of `after` in its order, taken from those of `before` by name.
-pub(crate) fn reorder(before: &Model, after: &Model, inputs: &[Tensor]) -> Result<Vec<Tensor>, EngineError> {
+pub(crate) fn reorder(
+    before: &Model,
+    after: &Model,
+    inputs: &[Tensor],
+) -> Result<Vec<Tensor>, EngineError> {
     let name = |m: &Model, v| m.graph.value(v).name().clone();
-    let names: Vec<_> = before.graph.inputs().iter().map(|&v| name(before, v)).collect();
+    let names: Vec<_> = before
+        .graph
+        .inputs()
+        .iter()
+        .map(|&v| name(before, v))
+        .collect();
     let pick = |&v: &paring_ir::ValueId| {
         let wanted = name(after, v);
         let at = names.iter().position(|n| *n == wanted);
-        at.and_then(|i| inputs.get(i).cloned()).ok_or_else(|| EngineError::Input {
-            input: paring_ir::escape(&wanted),
-            reason: "the other model has no input of this name, so the two can't be compared".to_string(),
-        })
+        at.and_then(|i| inputs.get(i).cloned())
+            .ok_or_else(|| EngineError::Input {
+                input: paring_ir::escape(&wanted),
+                reason: "the other model has no input of this name, so the two can't be compared"
+                    .to_string(),
+            })
     };
     after.graph.inputs().iter().map(pick).collect()
 }
@@ -198,7 +211,11 @@ pub fn time_pair(
         runs += 1;
     }
     let [before_ms, after_ms] = times;
-    let mut ratios: Vec<f64> = before_ms.iter().zip(&after_ms).map(|(a, b)| b / a.max(1e-9)).collect();
+    let mut ratios: Vec<f64> = before_ms
+        .iter()
+        .zip(&after_ms)
+        .map(|(a, b)| b / a.max(1e-9))
+        .collect();
     let (ratio_low, ratio, ratio_high) = median_interval(&mut ratios);
     let median = |mut times: Vec<f64>| median_interval(&mut times).1;
     Ok(Latency {
@@ -280,7 +297,8 @@ pub fn profile(
     let total_ms: f64 = nodes.iter().map(|r| r.ms).sum();
     let mut types: Vec<ProfileRow> = types.into_values().collect();
     for rows in [&mut nodes, &mut types] {
-        rows.iter_mut().for_each(|r| r.share = r.ms / total_ms.max(f64::MIN_POSITIVE));
+        rows.iter_mut()
+            .for_each(|r| r.share = r.ms / total_ms.max(f64::MIN_POSITIVE));
         rows.sort_by(|a, b| b.ms.total_cmp(&a.ms).then_with(|| a.name.cmp(&b.name)));
     }
     Ok(Profile {
