@@ -451,6 +451,11 @@ fn tiles(
         };
         let (start, count) = r.effective(size)?;
         if r.axis == own.axis && r.step == 1 && count > 0 {
+            // A slice of the slice is one with it, which takes as many operators and no split.
+            let sliced = graph.value(o.output(0)?).uses().iter();
+            if sliced.clone().any(|u| graph.op(u.op).is("Slice")) {
+                return None;
+            }
             parts.push((start, count, u.op));
         }
     }
@@ -619,6 +624,24 @@ mod tests {
             {
               y, b = Split <axis = 1> (x, x_split)
               z = Relu (b)
+            }"#,
+        );
+        // What is sliced further is merged with that.
+        check::<MergeSlices>(
+            "{}",
+            r#"<ir_version: 4, opset_import: ["": 9]>
+            g (float[n,6,t] x) => (float[n,2,u] y, float[n,4,u] z)
+            {
+              a = Slice <axes = [1], starts = [0], ends = [2]> (x)
+              b = Slice <axes = [1], starts = [2], ends = [6]> (x)
+              y = Slice <axes = [2], starts = [1], ends = [100]> (a)
+              z = Slice <axes = [2], starts = [1], ends = [100]> (b)
+            }"#,
+            r#"<ir_version: 4, opset_import: ["": 9]>
+            g (float[n,6,t] x) => (float[n,2,u] y, float[n,4,u] z)
+            {
+              y = Slice <axes = [1, 2], ends = [2, 100], starts = [0, 1]> (x)
+              z = Slice <axes = [1, 2], ends = [6, 100], starts = [2, 1]> (x)
             }"#,
         );
         // A gap, an overlap, and an axis of unknown size.
