@@ -7,7 +7,11 @@
 
 use paring_ir::Registry;
 
+mod affine;
 mod common;
+mod known;
+mod linear;
+mod pattern;
 mod shape_facts;
 #[cfg(test)]
 mod testing;
@@ -16,11 +20,16 @@ pub mod drop_zero_states;
 pub mod eliminate_dead_code;
 pub mod eliminate_expands;
 pub mod eliminate_identities;
+pub mod fold_affine;
+pub mod fold_batch_norm;
 pub mod fold_constants;
+pub mod fold_pad;
+pub mod fuse_gemm;
 pub mod inline_constant_branches;
 pub mod inline_functions;
 pub mod lift_constants;
 pub mod merge_casts;
+pub mod merge_clips;
 pub mod merge_concats;
 pub mod merge_duplicates;
 pub mod merge_gathers;
@@ -29,6 +38,9 @@ pub mod merge_reshapes;
 pub mod merge_slices;
 pub mod merge_transposes;
 pub mod prune_weights;
+pub mod recover_activations;
+pub mod recover_normalizations;
+pub mod recover_reductions;
 pub mod simplify_shapes;
 pub mod upgrade_opset;
 
@@ -39,10 +51,15 @@ pub fn builtin() -> Registry {
         .with::<eliminate_dead_code::EliminateDeadCode>()
         .with::<eliminate_expands::EliminateExpands>()
         .with::<eliminate_identities::EliminateIdentities>()
+        .with::<fold_affine::FoldAffine>()
+        .with::<fold_batch_norm::FoldBatchNorm>()
         .with::<fold_constants::FoldConstants>()
+        .with::<fold_pad::FoldPad>()
+        .with::<fuse_gemm::FuseGemm>()
         .with::<inline_constant_branches::InlineConstantBranches>()
         .with::<inline_functions::InlineFunctions>()
         .with::<lift_constants::LiftConstants>()
+        .with::<merge_clips::MergeClips>()
         .with::<merge_casts::MergeCasts>()
         .with::<merge_concats::MergeConcats>()
         .with::<merge_duplicates::MergeDuplicates>()
@@ -52,6 +69,9 @@ pub fn builtin() -> Registry {
         .with::<merge_slices::MergeSlices>()
         .with::<merge_transposes::MergeTransposes>()
         .with::<prune_weights::PruneWeights>()
+        .with::<recover_activations::RecoverActivations>()
+        .with::<recover_normalizations::RecoverNormalizations>()
+        .with::<recover_reductions::RecoverReductions>()
         .with::<simplify_shapes::SimplifyShapes>()
         .with::<upgrade_opset::UpgradeOpset>()
         .with_recipe("clean", include_str!("recipes/clean.yaml"))

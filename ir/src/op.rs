@@ -234,6 +234,11 @@ impl NewOp {
         }
     }
 
+    /// The operator type.
+    pub fn op_type(&self) -> &Name {
+        &self.op_type
+    }
+
     /// The domain.
     pub fn domain(mut self, domain: impl Into<Name>) -> NewOp {
         self.domain = domain.into();
