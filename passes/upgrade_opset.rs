@@ -53,8 +53,7 @@ pub struct UpgradeOpset {
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct UpgradeOpsetOptions {
     /// The opset to reach, 8 to 23. The default is 18: the newest that the engine is tested with;
-    /// every ONNX Runtime since 1.14 reads it, and it has LayerNormalization and
-    /// GroupNormalization.
+    /// every ONNX Runtime since 1.14 reads it, and it has LayerNormalization.
     #[schemars(range(min = 8, max = 23), extend("x-scope" = "pass"))]
     pub to: i64,
 }
