@@ -16,23 +16,13 @@ pub struct NameOperators {
 }
 
 /// The options of [`NameOperators`].
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Options {
-    /// What stands before the type.
+    /// What stands before the type; nothing by default, so that names are as exporters write them.
     pub prefix: String,
     /// Name operators anew that have a name.
     pub overwrite: bool,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        // No prefix, so that the names are as exporters write them.
-        Options {
-            prefix: String::new(),
-            overwrite: false,
-        }
-    }
 }
 
 impl Pass for NameOperators {
