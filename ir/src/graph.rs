@@ -766,7 +766,9 @@ impl Graph {
     pub fn bind_capture(&mut self, inner: ValueId, outer: ValueId) -> Result<(), GraphError> {
         self.check_value(inner)?;
         if !self.is_merely_declared(inner) {
-            return Err(GraphError::AlreadyProduced(self.value(inner).name.to_string()));
+            return Err(GraphError::AlreadyProduced(
+                self.value(inner).name.to_string(),
+            ));
         }
         self.value_mut(inner)?.outer = Some(outer);
         self.touch();

@@ -613,7 +613,9 @@ impl<'a> Manager<'a> {
             }
         }
         match &mut self.judge {
-            Some(judge) => !matches!(judge.compare_exact(anchor, &model), Ok(v) if !v.beyond_noise()),
+            Some(judge) => {
+                !matches!(judge.compare_exact(anchor, &model), Ok(v) if !v.beyond_noise())
+            }
             None => false,
         }
     }
