@@ -8,7 +8,7 @@
 //!
 //! The model goes up version by version. Most versions of an operator only add element types,
 //! attributes whose default is the old behaviour, or optional inputs: those need no edit. The
-//! others are listed in [`adapters::ADAPTERS`], each with a function that edits the operator
+//! others are listed in `adapters::ADAPTERS`, each with a function that edits the operator
 //! or says why it can't. A test compares the table with the signatures of all operators, so a
 //! version that needs an adapter and has none doesn't go unnoticed.
 //!

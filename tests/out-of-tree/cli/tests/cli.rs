@@ -56,7 +56,7 @@ fn a_recipe_mixes_both() {
     let text = tool(&["text", out.to_str().expect("UTF-8")]);
     let text = String::from_utf8_lossy(&text.stdout);
     assert!(
-        text.contains("p-Conv_0") && !text.contains("BatchNormalization"),
+        text.contains("p-Conv_0\"] ") && !text.contains("= BatchNormalization"),
         "{text}"
     );
     std::fs::remove_dir_all(&folder).expect("cleans up");
