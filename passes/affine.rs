@@ -265,13 +265,17 @@ pub(crate) fn ends_fused_pattern(graph: &Graph, op: OpId) -> bool {
         let op = graph.producer(v?)?;
         graph.op(op).is(t).then_some(op)
     };
-    let either = |op: OpId, t: &str| {
+    let takes = |op: OpId, t: &str| {
         let o = graph.op(op);
-        makes(o.input(0), t).or_else(|| makes(o.input(1), t))
+        makes(o.input(0), t)
+            .into_iter()
+            .chain(makes(o.input(1), t))
+            .collect::<Vec<OpId>>()
     };
+    let is_gate = |sum: &OpId| !takes(*sum, "Erf").is_empty() || !takes(*sum, "Tanh").is_empty();
     let is_gelu = |op: OpId| {
-        let sum = producer(op, &["Mul"]).and_then(|product| either(product, "Add"));
-        sum.is_some_and(|sum| either(sum, "Erf").is_some() || either(sum, "Tanh").is_some())
+        let product = producer(op, &["Mul"]);
+        product.is_some_and(|p| takes(p, "Add").iter().any(is_gate))
     };
     let is_norm = |op: OpId| {
         let quotient = producer(op, &["Div"])

@@ -452,7 +452,8 @@ mod tests {
         );
         let shared = "a = Pad(x, p) c = Conv(a, w) r = Relu(a) s = Shape(r) y = Expand(c, s)";
         refused::<FoldPad>("", &text("", shared), "shared-output");
-        let output = text("", "a = Pad(x, p) y = Conv(a, w)").replace("(float[] y)", "(float[] y, float[] a)");
+        let output = text("", "a = Pad(x, p) y = Conv(a, w)")
+            .replace("(float[] y)", "(float[] y, float[] a)");
         refused::<FoldPad>("", &output, "shared-output");
         refused::<FoldPad>(
             "",

@@ -325,7 +325,8 @@ mod tests {
         let shared = "t = Transpose(v) y = MatMul(x, t) z = Relu(t)";
         unchanged::<FuseGemm>(
             "",
-            &text("float[N,3] x, float[2,3] v", "", shared).replace("(float[] y)", "(float[] y, float[] z)"),
+            &text("float[N,3] x, float[2,3] v", "", shared)
+                .replace("(float[] y)", "(float[] y, float[] z)"),
         );
     }
 

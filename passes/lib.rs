@@ -12,10 +12,13 @@ mod common;
 mod known;
 mod linear;
 mod pattern;
+mod shape_facts;
 #[cfg(test)]
 mod testing;
 
+pub mod drop_zero_states;
 pub mod eliminate_dead_code;
+pub mod eliminate_expands;
 pub mod eliminate_identities;
 pub mod fold_affine;
 pub mod fold_batch_norm;
@@ -25,17 +28,28 @@ pub mod fuse_gemm;
 pub mod inline_constant_branches;
 pub mod inline_functions;
 pub mod lift_constants;
+pub mod merge_casts;
 pub mod merge_clips;
+pub mod merge_concats;
 pub mod merge_duplicates;
+pub mod merge_gathers;
+pub mod merge_pads;
+pub mod merge_reshapes;
+pub mod merge_slices;
+pub mod merge_transposes;
 pub mod prune_weights;
 pub mod recover_activations;
 pub mod recover_normalizations;
 pub mod recover_reductions;
+pub mod simplify_shapes;
+pub mod upgrade_opset;
 
 /// Every built-in pass and recipe.
 pub fn builtin() -> Registry {
     Registry::new()
+        .with::<drop_zero_states::DropZeroStates>()
         .with::<eliminate_dead_code::EliminateDeadCode>()
+        .with::<eliminate_expands::EliminateExpands>()
         .with::<eliminate_identities::EliminateIdentities>()
         .with::<fold_affine::FoldAffine>()
         .with::<fold_batch_norm::FoldBatchNorm>()
@@ -46,11 +60,20 @@ pub fn builtin() -> Registry {
         .with::<inline_functions::InlineFunctions>()
         .with::<lift_constants::LiftConstants>()
         .with::<merge_clips::MergeClips>()
+        .with::<merge_casts::MergeCasts>()
+        .with::<merge_concats::MergeConcats>()
         .with::<merge_duplicates::MergeDuplicates>()
+        .with::<merge_gathers::MergeGathers>()
+        .with::<merge_pads::MergePads>()
+        .with::<merge_reshapes::MergeReshapes>()
+        .with::<merge_slices::MergeSlices>()
+        .with::<merge_transposes::MergeTransposes>()
         .with::<prune_weights::PruneWeights>()
         .with::<recover_activations::RecoverActivations>()
         .with::<recover_normalizations::RecoverNormalizations>()
         .with::<recover_reductions::RecoverReductions>()
+        .with::<simplify_shapes::SimplifyShapes>()
+        .with::<upgrade_opset::UpgradeOpset>()
         .with_recipe("clean", include_str!("recipes/clean.yaml"))
         .with_recipe("prune", include_str!("recipes/prune.yaml"))
 }

@@ -330,21 +330,25 @@ impl Affine {
 trait Float: Element {
     /// The smallest number with full precision.
     const NORMAL: f64;
+    /// A channel whose weights are all below this is one that training switched off, and no sum
+    /// tells them from zero.
+    const DEAD: f64;
     fn wide(self) -> f64;
     fn narrow(v: f64) -> Self;
 }
 macro_rules! float {
-    ($($t:ty, $normal:expr, $narrow:expr;)*) => { $(impl Float for $t {
+    ($($t:ty, $normal:expr, $dead:expr, $narrow:expr;)*) => { $(impl Float for $t {
         const NORMAL: f64 = $normal;
+        const DEAD: f64 = $dead;
         fn wide(self) -> f64 { f64::from(self) }
         fn narrow(v: f64) -> $t { $narrow(v) }
     })* };
 }
 float! {
-    f32, f32::MIN_POSITIVE as f64, |v: f64| v as f32;
-    f64, f64::MIN_POSITIVE, |v| v;
-    f16, 6.103515625e-5, f16::from_f64;
-    bf16, f32::MIN_POSITIVE as f64, bf16::from_f64;
+    f32, f32::MIN_POSITIVE as f64, 1e-30, |v: f64| v as f32;
+    f64, f64::MIN_POSITIVE, 1e-30, |v| v;
+    f16, 6.103515625e-5, 0.0, f16::from_f64;
+    bf16, f32::MIN_POSITIVE as f64, 1e-30, bf16::from_f64;
 }
 
 fn out_of_range() -> Refusal {
@@ -404,7 +408,8 @@ fn scaled(t: &Tensor, l: &Layout, scale: &[f64], by_output: bool) -> Result<Tens
     ) -> Result<Tensor, Refusal> {
         let old = t.view::<T>().map_err(|_| out_of_range())?;
         let mut new: Vec<T> = Vec::with_capacity(old.len());
-        let mut largest = vec![0.0f64; l.counts().0];
+        // By output channel, before and after.
+        let mut largest = vec![(0.0f64, 0.0f64); l.counts().0];
         for (i, group) in old.chunks(l.inner).enumerate() {
             let (out, input) = l.channels(i / l.d1 % l.d0, i % l.d1);
             let channel = if by_output { out } else { input };
@@ -414,15 +419,18 @@ fn scaled(t: &Tensor, l: &Layout, scale: &[f64], by_output: bool) -> Result<Tens
             };
             for &w in group {
                 let exact = w.wide() * s;
-                let w = T::narrow(exact);
-                if !w.wide().is_finite() {
+                let rounded = T::narrow(exact);
+                if !rounded.wide().is_finite() {
                     return Err(out_of_range());
                 }
-                largest[out] = largest[out].max(exact.abs());
-                new.push(w);
+                let (before, after) = &mut largest[out];
+                *before = before.max(w.wide().abs());
+                *after = after.max(exact.abs());
+                new.push(rounded);
             }
         }
-        if largest.iter().any(|&m| m > 0.0 && m < T::NORMAL) {
+        let lost = |&(old, new): &(f64, f64)| old > T::DEAD && new > 0.0 && new < T::NORMAL;
+        if largest.iter().any(lost) {
             return Err(out_of_range());
         }
         Tensor::from_vec(t.dims().iter().copied(), new).map_err(|_| out_of_range())

@@ -299,7 +299,8 @@ mod tests {
 
     #[test]
     fn what_is_shared_or_open_stays() {
-        let shared = text(17, "", "a = Relu(x) y = Min(a, six)").replace("(float[] y)", "(float[] y, float[] a)");
+        let shared = text(17, "", "a = Relu(x) y = Min(a, six)")
+            .replace("(float[] y)", "(float[] y, float[] a)");
         unchanged::<MergeClips>("", &shared);
         unchanged::<MergeClips>("", &text(17, "", "a = Relu(x) b = Neg(six) y = Min(a, b)"));
         let nan = text(17, ", float n = {nan}", "a = Relu(x) y = Min(a, n)");

@@ -240,7 +240,7 @@ impl<'a> Optimizer<'a> {
         }
         let mut shapes = None;
         if s.fix_dims {
-            let resolved = RunShapes::resolve(model, &s.shapes)?;
+            let resolved = RunShapes::settle(&engine, model, &s.shapes)?;
             fix_dims(model, &s.shapes, &resolved)?;
             shapes = Some(resolved);
         }
@@ -350,7 +350,7 @@ impl<'a> Optimizer<'a> {
         }
         let resolved = match shapes {
             Some(shapes) => shapes,
-            None => match RunShapes::resolve(model, &s.shapes) {
+            None => match RunShapes::settle(&TractEngine::new(), model, &s.shapes) {
                 Ok(shapes) => shapes,
                 // With the user's samples random ones are not needed.
                 Err(_) if out.user.is_some() => return Ok(out),

@@ -1141,7 +1141,7 @@ fn weights_go_to_a_side_file_and_come_back() {
     assert_eq!(offset(2).as_deref(), Some("0"));
     assert_eq!(offset(3), None);
     let loaded = read_file(&path, &ReadOptions::default()).expect("read");
-    assert_eq!(loaded.side_files, [side.clone()]);
+    assert_eq!(loaded.side_files, std::slice::from_ref(&side));
     for v in model.graph.initializers() {
         let name = model.graph.value(v).name();
         let other = loaded.model.graph.find_value(name).expect("the same name");
@@ -1175,7 +1175,7 @@ fn side_files_that_are_not_needed_any_more_are_named_and_kept() {
         .expect("set");
     let report = write_file(&loaded.model, &path, &WriteOptions::default()).expect("written");
     assert_ne!(report.side_file.as_ref(), Some(&old));
-    assert_eq!(report.left_behind, [old.clone()]);
+    assert_eq!(report.left_behind, std::slice::from_ref(&old));
     assert!(old.is_file());
     // Written inside, both are left behind.
     let never = WriteOptions {
@@ -1211,7 +1211,7 @@ fn a_tensor_keeps_its_bits() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("m.onnx");
     let mut graph = Graph::new("g");
-    let bits = vec![0x7fc0_1234u32, 0x8000_0000, 0xffff_ffff, 1];
+    let bits = [0x7fc0_1234u32, 0x8000_0000, 0xffff_ffff, 1];
     let bytes: Vec<u8> = bits.iter().flat_map(|b| b.to_le_bytes()).collect();
     let t = Tensor::new(DType::F32, [4], bytes).expect("four floats");
     let w = graph.add_constant("w", t.clone()).expect("w");

@@ -32,7 +32,7 @@ use crate::attr::{AttrValue, Attribute};
 use crate::op::{NewOp, NewOutput, Op, OpExtra};
 use crate::provenance::{Kept, Provenance};
 use crate::tensor::Tensor;
-use crate::value::{Constant, Name, Use, Value, ValueExtra, ValueType};
+use crate::value::{Constant, Name, Spelling, Use, Value, ValueExtra, ValueType};
 
 mod splice;
 
@@ -669,7 +669,7 @@ impl Graph {
         }
         value.input = true;
         if ty.is_some() {
-            value.ty = ty;
+            value.ty = ty.map(Box::new);
         }
         let unlisted = value.constant.is_none();
         self.inputs.push(v);
@@ -724,7 +724,7 @@ impl Graph {
         if value.producer.is_some() || value.constant.is_some() || value.outer.is_some() {
             return Err(GraphError::AlreadyProduced(value.name.to_string()));
         }
-        value.constant = Some(c);
+        value.constant = Some(Box::new(c));
         let unlisted = !value.input;
         self.initializers.push(v);
         if !self.listed_inputs.is_empty() && unlisted {
@@ -979,8 +979,8 @@ impl Graph {
     /// Sets or drops the declared type of a value.
     pub fn set_type(&mut self, v: ValueId, ty: Option<ValueType>) -> Result<(), GraphError> {
         let value = self.value_mut(v)?;
-        if value.ty != ty {
-            value.ty = ty;
+        if value.ty.as_deref() != ty.as_ref() {
+            value.ty = ty.map(Box::new);
             self.touch();
         }
         Ok(())
@@ -1008,6 +1008,14 @@ impl Graph {
         Ok(())
     }
 
+    /// Adds an entry of a file that what is said about a value doesn't give back, for readers.
+    pub fn add_spelling(&mut self, v: ValueId, spelling: Spelling) -> Result<(), GraphError> {
+        let extra = self.value_mut(v)?.extra.get_or_insert_default();
+        extra.spellings.push(spelling);
+        self.touch();
+        Ok(())
+    }
+
     /// Replaces the elements of an initializer, its shape and element type too if they differ.
     /// `kept` says which indices of the old tensor the new one keeps, for provenance.
     pub fn set_tensor(
@@ -1028,7 +1036,7 @@ impl Graph {
         if old.dims() != tensor.dims() || old.dtype() != tensor.dtype() {
             value.ty = None;
         }
-        value.constant = Some(Constant::Dense(tensor));
+        value.constant = Some(Box::new(Constant::Dense(tensor)));
         if let Some(author) = author {
             let mut p = Provenance::derive(&author, [(&value.name, value.provenance.as_ref())]);
             p.kept = value
@@ -1804,11 +1812,12 @@ impl Graph {
                 self.check_edge(value.producer_edge, id.node, v.node, Port::Output(i as u32))?;
                 live += 1;
             }
-            let wanted = |s: &Slot| {
-                op.subgraphs()
-                    .any(|g| g.values().any(|v| g.value(v).outer == Some(s.value)))
-            };
-            if !op.captures.iter().all(wanted) {
+            let listed: BTreeSet<ValueId> = op.captures().collect();
+            let taken: BTreeSet<ValueId> = op
+                .subgraphs()
+                .flat_map(|g| g.outer_values().filter_map(|v| g.value(v).outer))
+                .collect();
+            if !listed.is_subset(&taken) {
                 return Err(format!("{id:?} lists a capture that no graph takes"));
             }
             if op.has_subgraphs() != self.with_subgraphs.contains(&id.node) {
@@ -1827,7 +1836,7 @@ impl Graph {
                             graph.value(v).name
                         ));
                     }
-                    if !op.captures.iter().any(|s| Some(s.value) == outer) {
+                    if outer.is_none_or(|v| !listed.contains(&v)) {
                         return Err(format!(
                             "{id:?} doesn't list the capture \"{}\"",
                             graph.value(v).name

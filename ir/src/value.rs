@@ -247,8 +247,9 @@ pub struct Use {
 #[derive(Clone, Debug)]
 pub struct Value {
     pub(crate) name: Name,
-    pub(crate) ty: Option<ValueType>,
-    pub(crate) constant: Option<Constant>,
+    pub(crate) ty: Option<Box<ValueType>>,
+    // Boxed, like the type: most values of a large graph have neither.
+    pub(crate) constant: Option<Box<Constant>>,
     pub(crate) producer: Option<(OpId, u32)>,
     pub(crate) producer_edge: u32,
     pub(crate) uses: SmallVec<[Use; 1]>,
@@ -267,20 +268,20 @@ impl Value {
 
     /// The declared type. For a constant see [`Value::known_type`].
     pub fn declared_type(&self) -> Option<&ValueType> {
-        self.ty.as_ref()
+        self.ty.as_deref()
     }
 
     /// The type of the constant, or else the declared type.
     pub fn known_type(&self) -> Option<ValueType> {
         match self.as_constant() {
             Some(c) => Some(c.value_type()),
-            None => self.ty.clone(),
+            None => self.ty.as_deref().cloned(),
         }
     }
 
     /// The initializer of this name, even when a graph input of the same name may override it.
     pub fn initializer(&self) -> Option<&Constant> {
-        self.constant.as_ref()
+        self.constant.as_deref()
     }
 
     /// The initializer, when it is really constant: one that shadows a graph input is not.
@@ -288,7 +289,7 @@ impl Value {
         if self.input {
             None
         } else {
-            self.constant.as_ref()
+            self.constant.as_deref()
         }
     }
 

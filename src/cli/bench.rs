@@ -43,10 +43,10 @@ pub(super) fn run(common: &Common, args: &BenchArgs) -> anyhow::Result<Exit> {
         .map(|p| io::read(common, p))
         .transpose()?
         .map(|l| l.model);
-    let shapes = RunShapes::resolve(&first, &io::shape_options(&args.running)?)?;
+    let engine = TractEngine::new();
+    let shapes = RunShapes::settle(&engine, &first, &io::shape_options(&args.running)?)?;
     let random = RandomInputs::new(&first, &shapes, 1, args.running.seed)?;
     let inputs = random.run(0)?;
-    let engine = TractEngine::new();
     let options = TimeOptions {
         threads: usize::from(args.running.threads),
         min_time: Duration::from_secs_f64(args.min_time),

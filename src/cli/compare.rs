@@ -35,6 +35,7 @@ pub(super) fn run(common: &Common, args: &Compare) -> anyhow::Result<Exit> {
     }
     let before = io::read(common, &args.before)?;
     let after = io::read(common, &args.after)?;
+    let engine = TractEngine::new();
     let mut notes = Vec::new();
     let source: Box<dyn DataSource> = match &args.data {
         Some(path) => {
@@ -43,7 +44,8 @@ pub(super) fn run(common: &Common, args: &Compare) -> anyhow::Result<Exit> {
             Box::new(data)
         }
         None => {
-            let shapes = RunShapes::resolve(&before.model, &io::shape_options(&args.running)?)?;
+            let shapes =
+                RunShapes::settle(&engine, &before.model, &io::shape_options(&args.running)?)?;
             let random = RandomInputs::new(&before.model, &shapes, RANDOM_RUNS, args.running.seed)?;
             notes.extend(shapes.notes.iter().chain(random.notes()).cloned());
             Box::new(random)
@@ -54,13 +56,7 @@ pub(super) fn run(common: &Common, args: &Compare) -> anyhow::Result<Exit> {
         label_output: args.label_output.as_deref(),
         ..CompareOptions::default()
     };
-    let mut validation = compare(
-        &TractEngine::new(),
-        &before.model,
-        &after.model,
-        &*source,
-        &options,
-    )?;
+    let mut validation = compare(&engine, &before.model, &after.model, &*source, &options)?;
     validation.notes.splice(0..0, notes);
     let comparison = Comparison {
         before: inspect(&before.model, Some(before.file_bytes), true),

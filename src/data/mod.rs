@@ -7,7 +7,7 @@ mod shapes;
 
 use std::path::PathBuf;
 
-use paring_ir::escape;
+use paring_ir::{Dim, Graph, OpId, Tensor, escape};
 
 pub use npz::{DataSet, LABEL_ARRAYS};
 pub use random::RandomInputs;
@@ -73,6 +73,26 @@ pub enum DataError {
         /// What there is.
         hint: String,
     },
+}
+
+/// A declared shape. Exporters write unknown sizes as -1 and `?`, too, which are no size and no
+/// symbol: two of them need not be equal.
+pub(crate) fn open_shape(shape: &[Dim]) -> Vec<Dim> {
+    let open = |d: &Dim| match d {
+        Dim::Value(size) if *size < 0 => Dim::Unknown,
+        Dim::Param(p) if p.is_empty() || &**p == "?" => Dim::Unknown,
+        d => d.clone(),
+    };
+    shape.iter().map(open).collect()
+}
+
+/// The tensor in an input slot, when it is an initializer or comes from a `Constant` operator.
+pub(crate) fn input_constant(graph: &Graph, op: OpId, slot: usize) -> Option<&Tensor> {
+    let v = graph.get_op(op)?.input(slot)?;
+    graph.tensor(v).or_else(|| {
+        let maker = graph.get_op(graph.producer(v)?)?;
+        maker.tensor("value").filter(|_| maker.is("Constant"))
+    })
 }
 
 /// The names that there are, and the nearest to a name that there isn't.

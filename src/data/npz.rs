@@ -21,7 +21,7 @@ use paring_ir::tensor::{Dims, element_count};
 use paring_ir::{DType, Dim, Model, Tensor, ValueType, escape};
 use zip::ZipArchive;
 
-use super::{DataError, suggest};
+use super::{DataError, open_shape, suggest};
 use crate::engine::catch;
 
 /// The names under which labels are looked for.
@@ -289,7 +289,7 @@ impl DataSet {
             self.batch = k;
             self.fixed_batch = true;
         }
-        if self.batch > 1 && self.len % self.batch != 0 {
+        if self.batch > 1 && !self.len.is_multiple_of(self.batch) {
             self.notes.push(format!(
                 "the model takes {} samples at a time; the last run is filled up and its padding not scored",
                 self.batch
@@ -309,7 +309,7 @@ impl DataSet {
                 return Err(self.error(array, format!("a run of shape {dims:?} is too large")));
             }
             let ty = model.graph.value(v).declared_type();
-            let Some(shape) = ty.and_then(|t| t.shape()) else {
+            let Some(shape) = ty.and_then(|t| t.shape()).map(open_shape) else {
                 continue;
             };
             for (i, (d, &found)) in shape.iter().zip(&dims).enumerate() {
@@ -327,8 +327,8 @@ impl DataSet {
                     let reason = format!(
                         "its samples make the input {:?}, and the model wants {}{}",
                         dims.as_slice(),
-                        show(shape),
-                        transposed_hint(shape, &dims)
+                        show(&shape),
+                        transposed_hint(&shape, &dims)
                     );
                     return Err(DataError::Array {
                         path: self.path.clone(),
@@ -962,6 +962,16 @@ mod tests {
         let dims: Vec<Vec<usize>> = all[1].inputs.iter().map(|t| t.dims().to_vec()).collect();
         assert_eq!(dims, [vec![1, 3], vec![], vec![2, 1, 4], vec![1, 1, 5, 5]]);
         assert_eq!(all[1].inputs[1].single_f64(), Some(16000.0));
+    }
+
+    #[test]
+    fn question_marks_are_no_symbol() {
+        let file = archive(&[("x", floats("(1, 2, 3)", &[0.0; 6]))]);
+        let mark = || Dim::Param("?".into());
+        let model = model(&[("x", DType::F32, &[Dim::Value(-1), mark(), mark()])]);
+        let set = DataSet::open(file.path(), &model).unwrap();
+        assert_eq!(set.shapes()[0].as_slice(), [1, 2, 3]);
+        assert!(set.symbols().is_empty());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use paring_ir::{DType, Graph, Model, OpId, Port, Tensor, ValueId, escape};
 use rand_pcg::Pcg32;
 use rand_pcg::rand_core::{Rng, SeedableRng};
 
-use super::{DataError, RunShapes};
+use super::{DataError, RunShapes, input_constant};
 
 /// What an input is filled with.
 #[derive(Clone, Debug, PartialEq)]
@@ -256,6 +256,9 @@ fn fill_for(graph: &Graph, v: ValueId, dtype: DType, longest: usize) -> Fill {
     if dtype.is_float() {
         return Fill::Normal;
     }
+    if name == "sr" || says(&["sample_rate", "sampling_rate"]) {
+        return Fill::All(16000);
+    }
     let table = index_bound(graph, v);
     if says(&["token_type", "segment"]) {
         return Fill::All(0);
@@ -265,9 +268,6 @@ fn fill_for(graph: &Graph, v: ValueId, dtype: DType, longest: usize) -> Fill {
     }
     if let Some(rows) = table {
         return Fill::Below(rows);
-    }
-    if name == "sr" || says(&["sample_rate", "sampling_rate"]) {
-        return Fill::All(16000);
     }
     if says(&["length", "lens", "_len"]) {
         return Fill::All(i64::try_from(longest).unwrap_or(1));
@@ -307,7 +307,7 @@ fn table_rows(graph: &Graph, op: OpId, slot: u32) -> Option<usize> {
     let o = graph.op(op);
     match (&**o.op_type(), slot) {
         ("Gather" | "GatherElements", 1) => {
-            let table = graph.input_tensor(op, 0)?;
+            let table = input_constant(graph, op, 0)?;
             let axis = o.int_or("axis", 0);
             let axis = if axis < 0 {
                 axis.checked_add(table.rank() as i64)?
@@ -316,10 +316,17 @@ fn table_rows(graph: &Graph, op: OpId, slot: u32) -> Option<usize> {
             };
             table.dims().get(usize::try_from(axis).ok()?).copied()
         }
-        ("GatherND", 1) => graph.input_tensor(op, 0)?.dims().first().copied(),
+        ("GatherND", 1) => input_constant(graph, op, 0)?.dims().first().copied(),
         ("OneHot", 0) => {
-            let depth = graph.input_tensor(op, 1)?.single_f64()?;
-            (depth >= 1.0 && depth < 1e9).then_some(depth as usize)
+            let depth = input_constant(graph, op, 1)?.single_f64()?;
+            (1.0..1e9).contains(&depth).then_some(depth as usize)
+        }
+        // One-hot encoding spelled out: ids are compared with 0, 1, 2, ...
+        ("Equal", _) => {
+            let other = input_constant(graph, op, usize::from(slot == 0))?;
+            let ids = other.to_i64s().filter(|ids| ids.len() > 1)?;
+            let last = ids.iter().max()?.checked_add(1)?;
+            usize::try_from(last).ok().filter(|&rows| rows > 1)
         }
         _ => None,
     }

@@ -6,10 +6,11 @@
 
 use std::collections::BTreeMap;
 
+use paring_ir::engine::{CompileOptions, Cut, Engine, EngineError};
 use paring_ir::tensor::Dims;
 use paring_ir::{DType, Dim, Graph, Model, OpId, Port, ValueId, escape};
 
-use super::{DataError, suggest};
+use super::{DataError, RandomInputs, input_constant, open_shape, suggest};
 
 /// What the user says about sizes.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -50,10 +51,68 @@ impl ShapeOptions {
 }
 
 /// A size that nobody fixed, and another that it may be.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Free {
     size: usize,
     other: usize,
+}
+
+/// Guesses for what a model does not say.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Guess {
+    height: Free,
+    width: Free,
+    sequence: Free,
+}
+
+const fn free(size: usize, other: usize) -> Free {
+    Free { size, other }
+}
+
+impl Guess {
+    const fn image(height: Free, width: Free) -> Guess {
+        Guess {
+            height,
+            width,
+            ..Guess::USUAL
+        }
+    }
+
+    const fn sequence(sequence: Free) -> Guess {
+        Guess {
+            sequence,
+            ..Guess::USUAL
+        }
+    }
+
+    /// Networks for images halve them five times, so multiples of 32.
+    const USUAL: Guess = Guess {
+        height: free(224, 256),
+        width: free(224, 256),
+        sequence: free(128, 96),
+    };
+
+    /// Other sizes of images that models are made for, lines of text first: their height is
+    /// fixed inside although the file leaves it open.
+    const IMAGES: [Guess; 9] = [
+        Guess::image(free(48, 48), free(320, 480)),
+        Guess::image(free(32, 32), free(320, 480)),
+        Guess::image(free(32, 32), free(100, 160)),
+        Guess::image(free(256, 320), free(256, 320)),
+        Guess::image(free(299, 299), free(299, 299)),
+        Guess::image(free(320, 640), free(320, 640)),
+        Guess::image(free(512, 512), free(512, 512)),
+        Guess::image(free(640, 640), free(640, 640)),
+        Guess::image(free(28, 32), free(28, 32)),
+    ];
+
+    const SEQUENCES: [Guess; 5] = [
+        Guess::sequence(free(512, 512)),
+        Guess::sequence(free(256, 256)),
+        Guess::sequence(free(64, 64)),
+        Guess::sequence(free(16, 16)),
+        Guess::sequence(free(1, 1)),
+    ];
 }
 
 /// The shapes of all inputs for one run.
@@ -66,32 +125,62 @@ pub struct RunShapes {
     /// What was guessed.
     pub notes: Vec<String>,
     second: Option<Vec<Dims>>,
+    /// An image side or a sequence length was guessed.
+    guessed: (bool, bool),
 }
 
 /// The size of a batch that nobody fixed.
-const BATCH: Free = Free { size: 1, other: 2 };
-/// Height and width of an image. Networks halve them five times, so multiples of 32.
-const IMAGE: Free = Free {
-    size: 224,
-    other: 256,
-};
-/// The length of a sequence.
-const SEQUENCE: Free = Free {
-    size: 128,
-    other: 96,
-};
+const BATCH: Free = free(1, 2);
 /// The length of a waveform.
-const WAVE: Free = Free {
-    size: 16000,
-    other: 12000,
-};
+const WAVE: Free = free(16000, 12000);
 
 impl RunShapes {
     /// Settles the shapes of a model's inputs.
     pub fn resolve(model: &Model, options: &ShapeOptions) -> Result<RunShapes, DataError> {
+        RunShapes::guess(model, options, &Guess::USUAL)
+    }
+
+    /// Settles the shapes of a model's inputs, and where a side of an image or the length of a
+    /// sequence had to be guessed, lets the engine try: of the usual sizes the first one that runs
+    /// is taken. When none runs it is the same as [`RunShapes::resolve`], and the engine will say why.
+    pub fn settle(
+        engine: &dyn Engine,
+        model: &Model,
+        options: &ShapeOptions,
+    ) -> Result<RunShapes, DataError> {
+        let usual = RunShapes::resolve(model, options)?;
+        let (image, sequence) = usual.guessed;
+        if (!image && !sequence) || usual.runs(engine, model).is_ok() {
+            return Ok(usual);
+        }
+        let images = Guess::IMAGES.iter().filter(|_| image);
+        let others = images.chain(Guess::SEQUENCES.iter().filter(|_| sequence));
+        for guess in others {
+            let mut shapes = RunShapes::guess(model, options, guess)?;
+            if shapes.runs(engine, model).is_ok() {
+                shapes
+                    .notes
+                    .push("the usual sizes don't run; these do".to_string());
+                return Ok(shapes);
+            }
+        }
+        Ok(usual)
+    }
+
+    fn runs(&self, engine: &dyn Engine, model: &Model) -> Result<(), EngineError> {
+        let random = RandomInputs::new(model, self, 1, 0);
+        let random = random.map_err(|e| EngineError::Data(e.to_string()))?;
+        let cut = Cut::whole(model, self.dims.clone());
+        let mut plan = engine.compile(&cut, CompileOptions::default())?;
+        plan.run(&random.run(0)?).map(|_| ())
+    }
+
+    fn guess(model: &Model, options: &ShapeOptions, guess: &Guess) -> Result<RunShapes, DataError> {
         let mut resolver = Resolver {
             graph: &model.graph,
             options,
+            usual: *guess,
+            guessed: (false, false),
             symbols: BTreeMap::new(),
             notes: Vec::new(),
         };
@@ -110,6 +199,7 @@ impl RunShapes {
             .map(|(k, f)| (k, f.size))
             .collect();
         out.notes = resolver.notes;
+        out.guessed = resolver.guessed;
         Ok(out)
     }
 
@@ -143,6 +233,8 @@ impl RunShapes {
 struct Resolver<'a> {
     graph: &'a Graph,
     options: &'a ShapeOptions,
+    usual: Guess,
+    guessed: (bool, bool),
     symbols: BTreeMap<String, Free>,
     notes: Vec<String>,
 }
@@ -161,10 +253,8 @@ impl Resolver<'_> {
 
     fn shape(&self, v: ValueId) -> Option<Vec<Dim>> {
         let value = self.graph.value(v);
-        let declared = value
-            .declared_type()
-            .and_then(|t| t.shape())
-            .map(<[Dim]>::to_vec);
+        let declared = value.declared_type().and_then(|t| t.shape());
+        let declared = declared.map(open_shape);
         declared.or_else(|| {
             let dims = value.initializer()?.dims();
             Some(
@@ -188,7 +278,8 @@ impl Resolver<'_> {
                 }
             }
         }
-        for name in self.options.inputs.keys().filter(|n| !names.contains(n)) {
+        let unknown = self.options.inputs.keys().find(|n| !names.contains(n));
+        if let Some(name) = unknown {
             return Err(DataError::Unknown {
                 what: "input",
                 name: escape(name),
@@ -236,8 +327,7 @@ impl Resolver<'_> {
                     );
                 }
                 Dim::Param(p) => {
-                    let fixed = Free { size, other: size };
-                    let before = self.symbols.insert(p.to_string(), fixed);
+                    let before = self.symbols.insert(p.to_string(), free(size, size));
                     if before.is_some_and(|b| b.size != size) {
                         let reason = mismatch(format!(", where {} has two sizes", escape(p)));
                         return Err(self.shape_error(v, reason));
@@ -261,42 +351,42 @@ impl Resolver<'_> {
         };
         let (mut dims, mut other) = (Dims::new(), Dims::new());
         for (axis, d) in shape.iter().enumerate() {
-            let free = match d {
+            let size = match d {
                 Dim::Value(_) => {
-                    let size = d.known().ok_or_else(|| {
-                        self.shape_error(v, format!("the size {d} of axis {axis} is negative"))
-                    })?;
-                    Free { size, other: size }
+                    let size = d.known();
+                    let size =
+                        size.ok_or_else(|| self.shape_error(v, format!("axis {axis} is {d}")))?;
+                    free(size, size)
                 }
                 Dim::Param(p) => match self.symbols.get(&**p) {
-                    Some(known) => known.clone(),
+                    Some(known) => *known,
                     None => {
-                        let free = self.guess(v, &shape, axis);
+                        let guess = self.guess(v, &shape, axis);
                         self.notes
-                            .push(format!("{} = {} (--dim {0}=...)", escape(p), free.size));
-                        self.symbols.insert(p.to_string(), free.clone());
-                        free
+                            .push(format!("{} = {} (--dim {0}=...)", escape(p), guess.size));
+                        self.symbols.insert(p.to_string(), guess);
+                        guess
                     }
                 },
                 Dim::Unknown => {
-                    let free = self.guess(v, &shape, axis);
+                    let guess = self.guess(v, &shape, axis);
                     let name = escape(&self.name(v));
                     self.notes.push(format!(
                         "axis {axis} of \"{name}\" = {} (--input {name}=...)",
-                        free.size
+                        guess.size
                     ));
-                    free
+                    guess
                 }
             };
-            dims.push(free.size);
-            other.push(free.other);
+            dims.push(size.size);
+            other.push(size.other);
         }
         Ok((dims, other))
     }
 
-    fn guess(&self, v: ValueId, shape: &[Dim], axis: usize) -> Free {
+    fn guess(&mut self, v: ValueId, shape: &[Dim], axis: usize) -> Free {
         if let Some(size) = weight_size(self.graph, v, axis, shape.len(), 0) {
-            return Free { size, other: size };
+            return free(size, size);
         }
         let symbol = match shape.get(axis) {
             Some(Dim::Param(p)) => p.to_lowercase(),
@@ -307,49 +397,65 @@ impl Resolver<'_> {
             return BATCH;
         }
         if says(&["height", "width"]) || symbol == "h" || symbol == "w" {
-            return image_side(shape, axis);
+            return self.image_side(shape, axis);
         }
         if says(&["seq", "token", "time", "frame", "len"]) {
-            return SEQUENCE;
+            return self.sequence();
+        }
+        let name = self.name(v).to_lowercase();
+        let state = ["state", "hidden", "cell", "h0", "c0"]
+            .iter()
+            .any(|w| name.contains(w));
+        // The state of a recurrent network is layers by batch by features.
+        if state && shape.len() == 3 && axis == 1 {
+            return BATCH;
         }
         let dtype = self.graph.value(v).declared_type().and_then(|t| t.dtype());
         self.usual(shape, axis, dtype)
     }
 
+    fn sequence(&mut self) -> Free {
+        self.guessed.1 = true;
+        self.usual.sequence
+    }
+
     /// What an axis of an input of this rank usually is.
-    fn usual(&self, shape: &[Dim], axis: usize, dtype: Option<DType>) -> Free {
+    fn usual(&mut self, shape: &[Dim], axis: usize, dtype: Option<DType>) -> Free {
         let float = dtype.is_none_or(DType::is_float);
         let channels_last = shape.last().and_then(Dim::known).is_some_and(|c| c <= 4);
         match (shape.len(), axis) {
             (1, _) if float => WAVE,
             (_, 0) => BATCH,
-            (4, 1) if !channels_last => Free { size: 3, other: 3 },
-            (4, _) => image_side(shape, axis),
-            (5, 1) => Free { size: 3, other: 3 },
-            (5, _) => Free {
-                size: 32,
-                other: 64,
-            },
-            _ => SEQUENCE,
+            (4, 1) if !channels_last => free(3, 3),
+            (4, _) => self.image_side(shape, axis),
+            (5, 1) => free(3, 3),
+            (5, _) => free(32, 64),
+            _ => self.sequence(),
         }
     }
-}
 
-/// A side of an image; where the other side is fixed and small, as for a line of text, a
-/// multiple of it.
-fn image_side(shape: &[Dim], axis: usize) -> Free {
-    let sides = (2..4).filter(|&a| a != axis);
-    let fixed = sides.filter_map(|a| shape.get(a)?.known()).next();
-    match fixed {
-        Some(side) if shape.len() == 4 && (8..=64).contains(&side) => Free {
-            size: side * 4,
-            other: side * 6,
-        },
-        Some(side) if shape.len() == 4 && (65..=1024).contains(&side) => Free {
-            size: side,
-            other: side,
-        },
-        _ => IMAGE,
+    /// A side of an image; where the other side is fixed and small, as for a line of text, a
+    /// multiple of it.
+    fn image_side(&mut self, shape: &[Dim], axis: usize) -> Free {
+        let channels_last = shape.last().and_then(Dim::known).is_some_and(|c| c <= 4);
+        let (height, width) = if channels_last { (1, 2) } else { (2, 3) };
+        let across = if axis == height { width } else { height };
+        let fixed = shape
+            .get(across)
+            .and_then(Dim::known)
+            .filter(|_| shape.len() == 4);
+        match fixed {
+            Some(side) if (8..=64).contains(&side) => free(side * 4, side * 6),
+            Some(side) if (65..=1024).contains(&side) => free(side, side),
+            _ => {
+                self.guessed.0 = true;
+                if axis == height {
+                    self.usual.height
+                } else {
+                    self.usual.width
+                }
+            }
+        }
     }
 }
 
@@ -376,7 +482,8 @@ fn consumer_size(
     if !o.domain().is_empty() || slot != 0 {
         return None;
     }
-    let weight = |slot: usize, axis: usize| graph.input_tensor(op, slot)?.dims().get(axis).copied();
+    let weight =
+        |slot: usize, axis: usize| input_constant(graph, op, slot)?.dims().get(axis).copied();
     let last = rank.checked_sub(1)?;
     match &**o.op_type() {
         "Conv" if axis == 1 => {
@@ -385,7 +492,7 @@ fn consumer_size(
         }
         "ConvTranspose" if axis == 1 => weight(1, 0),
         "MatMul" if axis == last => {
-            let w = graph.input_tensor(op, 1)?;
+            let w = input_constant(graph, op, 1)?;
             w.rank().checked_sub(2).and_then(|a| weight(1, a))
         }
         "Gemm" if rank == 2 => match (axis, o.int_or("transA", 0), o.int_or("transB", 0)) {
@@ -447,6 +554,47 @@ mod tests {
         let sizes = shapes.two_sizes();
         assert_eq!(sizes[1].dims[0].as_slice(), [2, 1, 256, 256]);
         assert_eq!(sizes[1].batch(), 2);
+    }
+
+    #[test]
+    fn sizes_that_no_engine_takes_are_replaced_by_usual_ones_that_run() {
+        let engine = crate::engine::TractEngine::new();
+        // Minus one and a question mark are sizes that nobody knows, not a size and a symbol.
+        let line = [Dim::Value(-1), Dim::Value(3), symbol("?"), symbol("?")];
+        let build = |height: usize| {
+            model(DType::F32, &line, |g, x| {
+                let w = Tensor::from_vec([height, 1], vec![0.5f32; height]).unwrap();
+                let w = g.add_constant("w", w).unwrap();
+                let turned = NewOp::new("Transpose")
+                    .input(x)
+                    .attr("perm", vec![0i64, 1, 3, 2]);
+                let turned = g.add_op(turned.output("t")).unwrap();
+                let relu = NewOp::new("Softplus")
+                    .input(g.op(turned).output(0).unwrap())
+                    .output("r");
+                let relu = g.add_op(relu).unwrap();
+                let y = NewOp::new("MatMul")
+                    .input(g.op(relu).output(0).unwrap())
+                    .input(w)
+                    .output("y");
+                let y = g.add_op(y).unwrap();
+                g.add_output(g.op(y).output(0).unwrap()).unwrap();
+            })
+        };
+        let settle =
+            |height| RunShapes::settle(&engine, &build(height), &ShapeOptions::default()).unwrap();
+        let shapes = settle(48);
+        assert_eq!(shapes.dims[0].as_slice(), [1, 3, 48, 320]);
+        assert_eq!(shapes.two_sizes()[1].dims[0].as_slice(), [2, 3, 48, 480]);
+        assert!(
+            shapes
+                .notes
+                .last()
+                .unwrap()
+                .contains("the usual sizes don't run")
+        );
+        // Nothing usual runs: the first guess stays.
+        assert_eq!(settle(77).dims[0].as_slice(), [1, 3, 224, 224]);
     }
 
     #[test]

@@ -107,7 +107,7 @@ fn any_closed_cut_compiles_and_an_open_one_does_not() {
     assert_eq!(b, [floats(&[2], &[3.0, 8.0])]);
     // What is given is not computed, and may be asked for; so may constants, and all twice.
     let x = floats(&[2], &[5.0, 6.0]);
-    let outputs = ran(&["x"], &["a", "x", "c", "a"], &[x.clone()]).unwrap();
+    let outputs = ran(&["x"], &["a", "x", "c", "a"], std::slice::from_ref(&x)).unwrap();
     assert_eq!(outputs[0], floats(&[2], &[6.0, 8.0]));
     assert_eq!(
         (&outputs[1], &outputs[2], &outputs[3]),

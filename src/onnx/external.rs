@@ -124,7 +124,7 @@ impl SideFiles {
         let Some(allowed) = &self.follow else {
             return Err(format!(
                 "it is or goes through {link}, which may lead anywhere; to follow it, name the \
-                 folder that links may lead into"
+                 folder that links may lead into (--follow-links)"
             ));
         };
         let real = |p: &Path| {

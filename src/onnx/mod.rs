@@ -6,8 +6,8 @@
 //! what is empty. (An absent key or value in a pair of strings is the one exception: it is
 //! read and written as an empty one.)
 //!
-//! Everything that a file says is hostile until checked: see [`scan`] for sizes and depth,
-//! [`external`] for side files, [`read`] for the rest. Fields that this version of the format
+//! Everything that a file says is hostile until checked: `scan.rs` checks sizes and depth,
+//! `external.rs` side files, `read.rs` the rest. Fields that this version of the format
 //! doesn't know can't be kept; a warning names them.
 //!
 //! ```

@@ -5,6 +5,8 @@
 //! is walked several times, since its fields come in any order while the nodes need the names
 //! of all values: first what makes values, then the nodes, then outputs and value infos.
 
+mod attributes;
+
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -12,10 +14,9 @@ use bytes::Bytes;
 use paring_ir::graph::{GraphExtra, QuantizationAnnotation};
 use paring_ir::model::{ModelExtra, ir_version_for};
 use paring_ir::op::OpExtra;
-use paring_ir::value::ValueExtra;
 use paring_ir::{
-    AttrKind, AttrValue, Attribute, Constant, Function, Graph, GraphError, InfoList, Model, Name,
-    NewOp, NewOutput, OpsetImport, ValueId, ValueType, escape,
+    Constant, Function, Graph, GraphError, InfoList, Model, Name, NewOp, NewOutput, OpsetImport,
+    ValueId, escape,
 };
 use prost::Message;
 use std::sync::Arc;
@@ -30,6 +31,16 @@ use super::{Loaded, ReadError, ReadOptions};
 
 /// The newest version of the ONNX IR that this code was written for.
 const NEWEST_IR: i64 = 14;
+
+/// Descriptions of one value that differ from each other; more than a handful are a mistake,
+/// and they are searched one by one.
+const MAX_SPELLINGS: usize = 100;
+/// What a captured value takes in memory at each level, ...
+const CAPTURE_BYTES: u64 = 320;
+/// ... of which a file may ask for this many times its size, ...
+const CAPTURE_BLOW_UP: u64 = 64;
+/// ... and this much more.
+const CAPTURE_ALLOWANCE: u64 = 128 << 20;
 
 /// Reads a model.
 pub(super) fn read(
@@ -53,10 +64,21 @@ pub(super) fn read(
         warnings: scan.warning().into_iter().collect(),
         scopes: Vec::new(),
         ir_version: 0,
+        lossy_types: 0,
+        captures_left: (data.len() as u64)
+            .saturating_mul(CAPTURE_BLOW_UP)
+            .saturating_add(CAPTURE_ALLOWANCE)
+            / CAPTURE_BYTES,
     };
     let model = reader.model(data)?;
     let tensors = reader.tensors;
     let mut warnings = reader.warnings;
+    if reader.lossy_types > 0 {
+        warnings.push(format!(
+            "denotations or unknown parts of {} type(s) in attributes are not kept",
+            reader.lossy_types
+        ));
+    }
     if tensors.stray_entries > 0 {
         warnings.push(format!(
             "{} tensor(s) hold their elements and have external_data entries, which are not kept",
@@ -182,6 +204,11 @@ struct Reader {
     /// The graphs around the place that is being read, outermost first.
     scopes: Vec<Graph>,
     ir_version: i64,
+    /// Types in attributes of which a part can't be kept.
+    lossy_types: u64,
+    /// Values that may still be captured: a name that is used deep inside becomes a value of
+    /// every graph on the way.
+    captures_left: u64,
 }
 
 impl Reader {
@@ -396,7 +423,8 @@ impl Reader {
                 .within(|| quoted("input", name)));
         }
         let v = graph.add_input(name, ty).map_err(edit)?;
-        set_info(graph, v, extra, &info, InfoList::Inputs, 0)
+        graph.set_value_extra(v, extra).map_err(edit)?;
+        add_spelling(graph, v, &info, InfoList::Inputs, 0)
     }
 
     /// The inputs, as met once.
@@ -428,13 +456,11 @@ impl Reader {
             InfoList::Outputs => graph.add_output(v).map_err(edit)?,
             _ => graph.declare(v).map_err(edit)?,
         }
-        let extra = if first {
+        if first {
             graph.set_type(v, ty).map_err(edit)?;
-            extra
-        } else {
-            graph.value(v).extra().cloned().unwrap_or_default()
-        };
-        set_info(graph, v, extra, &info, list, nth)
+            graph.set_value_extra(v, extra).map_err(edit)?;
+        }
+        add_spelling(graph, v, &info, list, nth)
     }
 
     /// The value of a name: one of the innermost graph, or one around it, or else a new one
@@ -456,9 +482,14 @@ impl Reader {
         let Some(outer) = self.resolve(level - 1, name)? else {
             return Ok(None);
         };
-        let Some(graph) = self.scopes.get_mut(level) else {
+        let outside = self.scopes.get(level - 1).and_then(|g| g.get_value(outer));
+        let shared = outside.map(|v| v.name().clone());
+        let (Some(name), Some(graph)) = (shared, self.scopes.get_mut(level)) else {
             return Ok(None);
         };
+        self.captures_left = self.captures_left.checked_sub(1).ok_or_else(|| {
+            invalid("too many values are captured through too many levels of graphs")
+        })?;
         let v = graph.add_value(name).map_err(edit)?;
         graph.bind_capture(v, outer).map_err(edit)?;
         Ok(Some(v))
@@ -538,140 +569,6 @@ impl Reader {
         }
         graph.add_op(new.name(name)).map_err(edit)?;
         Ok(())
-    }
-
-    fn attributes(&mut self, attributes: &[Bytes]) -> Result<Vec<Attribute>, ReadError> {
-        let mut out: Vec<Attribute> = Vec::with_capacity(attributes.len());
-        for (i, data) in attributes.iter().enumerate() {
-            let attribute = self.attribute(data, i)?;
-            out.push(attribute);
-        }
-        let mut names: Vec<&Name> = out.iter().map(|a| &a.name).collect();
-        names.sort_unstable();
-        for pair in names.windows(2) {
-            if let [a, b] = pair
-                && a == b
-            {
-                let twice = invalid("two attributes have this name; expected one");
-                return Err(twice.within(|| quoted("attribute", a)));
-            }
-        }
-        Ok(out)
-    }
-
-    fn attribute(&mut self, data: &Bytes, nth: usize) -> Result<Attribute, ReadError> {
-        let mut rest = proto::AttributeProto::default();
-        let (mut graph, mut graphs) = (Vec::new(), Vec::new());
-        split(data, &[6, 11], &mut rest, &mut |number, body| {
-            match number {
-                6 => graph.push(body),
-                _ => graphs.push(body),
-            }
-            Ok(())
-        })?;
-        let name = rest.name.take().unwrap_or_default();
-        if name.is_empty() {
-            return Err(invalid(format!("attribute {nth} has no name")));
-        }
-        let doc = optional_name(rest.doc_string.take());
-        let untyped = matches!(rest.r#type, None | Some(0));
-        let (value, defaulted) = self
-            .attribute_value(rest, &graph, &graphs)
-            .map_err(|e| e.within(|| quoted("attribute", &name)))?;
-        Ok(Attribute {
-            name: self.tensors.names.get(&name),
-            value,
-            doc,
-            untyped,
-            defaulted,
-        })
-    }
-
-    /// The value, and whether the file left it out.
-    fn attribute_value(
-        &mut self,
-        a: proto::AttributeProto,
-        graph: &[Bytes],
-        graphs: &[Bytes],
-    ) -> Result<(AttrValue, bool), ReadError> {
-        let (kind, reference) = attribute_kind(&a, graph, graphs)?;
-        if let Some(name) = reference {
-            let name = self.tensors.names.get(name);
-            return Ok((AttrValue::Ref { name, kind }, false));
-        }
-        let absent = || invalid(format!("the kind is {kind:?}, but there is no value"));
-        let mut defaulted = false;
-        let value = match kind {
-            AttrKind::Float => {
-                defaulted = a.f.is_none();
-                AttrValue::Float(a.f.unwrap_or_default())
-            }
-            AttrKind::Int => {
-                defaulted = a.i.is_none();
-                AttrValue::Int(a.i.unwrap_or_default())
-            }
-            AttrKind::String => {
-                defaulted = a.s.is_none();
-                AttrValue::String(a.s.unwrap_or_default())
-            }
-            AttrKind::Tensor => {
-                let t = *a.t.ok_or_else(absent)?;
-                AttrValue::Tensor(self.tensors.named_tensor(t).map_err(invalid)?)
-            }
-            AttrKind::Graph if graph.is_empty() => return Err(absent()),
-            AttrKind::Graph => AttrValue::Graph(Box::new(self.graph(graph)?)),
-            AttrKind::SparseTensor => {
-                let t = *a.sparse_tensor.ok_or_else(absent)?;
-                AttrValue::SparseTensor(Box::new(self.sparse(t)?))
-            }
-            AttrKind::Type => {
-                AttrValue::Type(Box::new(self.type_value(&*a.tp.ok_or_else(absent)?)?))
-            }
-            AttrKind::Floats => AttrValue::Floats(a.floats),
-            AttrKind::Ints => AttrValue::Ints(a.ints),
-            AttrKind::Strings => AttrValue::Strings(a.strings),
-            AttrKind::Tensors => {
-                let tensors = a.tensors.into_iter();
-                let tensors = tensors.map(|t| self.tensors.named_tensor(t).map_err(invalid));
-                AttrValue::Tensors(tensors.collect::<Result<_, _>>()?)
-            }
-            AttrKind::Graphs => {
-                let graphs = graphs.iter().map(|g| self.graph(std::slice::from_ref(g)));
-                AttrValue::Graphs(graphs.collect::<Result<_, _>>()?)
-            }
-            AttrKind::SparseTensors => {
-                let tensors = a.sparse_tensors.into_iter().map(|t| self.sparse(t));
-                AttrValue::SparseTensors(tensors.collect::<Result<_, _>>()?)
-            }
-            AttrKind::Types => {
-                let types = a.type_protos.iter().map(|t| self.type_value(t));
-                AttrValue::Types(types.collect::<Result<_, _>>()?)
-            }
-        };
-        Ok((value, defaulted))
-    }
-
-    fn sparse(
-        &mut self,
-        t: proto::SparseTensorProto,
-    ) -> Result<paring_ir::SparseTensor, ReadError> {
-        let sparse = self.tensors.sparse(t, true);
-        sparse.map(|(_, t)| t).map_err(invalid)
-    }
-
-    fn type_value(&mut self, ty: &proto::TypeProto) -> Result<ValueType, ReadError> {
-        let (read, denotations) = types::read_type(ty, &mut self.tensors.names);
-        let read = read.ok_or_else(|| invalid("the type says nothing"))?;
-        if types::write_type(&read, &None) != *ty {
-            let what = if denotations.is_some() {
-                "denotations"
-            } else {
-                "unknown parts"
-            };
-            self.warnings
-                .push(format!("{what} of a type in an attribute are not kept"));
-        }
-        Ok(read)
     }
 
     // ---- functions ----
@@ -754,81 +651,23 @@ impl Reader {
     }
 }
 
-/// Sets what an entry says about a value, and how it says it where that matters.
-fn set_info(
+/// Keeps an entry that the value doesn't give back as it is.
+fn add_spelling(
     graph: &mut Graph,
     v: ValueId,
-    extra: ValueExtra,
     info: &proto::ValueInfoProto,
     list: InfoList,
     nth: u32,
 ) -> Result<(), ReadError> {
-    if graph.value(v).extra() != Some(&extra) {
-        graph.set_value_extra(v, extra).map_err(edit)?;
-    }
-    if let Some(spelling) = types::spelling(info, graph.value(v), list, nth) {
-        let mut extra = graph.value(v).extra().cloned().unwrap_or_default();
-        extra.spellings.push(spelling);
-        graph.set_value_extra(v, extra).map_err(edit)?;
-    }
-    Ok(())
-}
-
-/// The kind of an attribute, and the attribute of the function that it stands for.
-fn attribute_kind<'a>(
-    a: &'a proto::AttributeProto,
-    graph: &[Bytes],
-    graphs: &[Bytes],
-) -> Result<(AttrKind, Option<&'a str>), ReadError> {
-    use AttrKind as K;
-    let declared = match a.r#type {
-        None | Some(0) => None,
-        Some(code) => Some(K::from_onnx(code).ok_or_else(|| {
-            invalid(format!(
-                "the kind is {code}, expected a number from 1 to 14"
-            ))
-        })?),
+    let Some(spelling) = types::spelling(info, graph.value(v), list, nth) else {
+        return Ok(());
     };
-    let fields = [
-        (K::Float, a.f.is_some()),
-        (K::Int, a.i.is_some()),
-        (K::String, a.s.is_some()),
-        (K::Tensor, a.t.is_some()),
-        (K::Graph, !graph.is_empty()),
-        (K::SparseTensor, a.sparse_tensor.is_some()),
-        (K::Type, a.tp.is_some()),
-        (K::Floats, !a.floats.is_empty()),
-        (K::Ints, !a.ints.is_empty()),
-        (K::Strings, !a.strings.is_empty()),
-        (K::Tensors, !a.tensors.is_empty()),
-        (K::Graphs, !graphs.is_empty()),
-        (K::SparseTensors, !a.sparse_tensors.is_empty()),
-        (K::Types, !a.type_protos.is_empty()),
-    ];
-    let mut used = fields.iter().filter(|(_, set)| *set).map(|&(kind, _)| kind);
-    let found = used.next();
-    if let (Some(one), Some(other)) = (found, used.next()) {
-        return Err(invalid(format!(
-            "there are two values, a {one:?} and a {other:?}; expected one"
-        )));
+    let spellings = graph.value(v).extra().map_or(0, |e| e.spellings.len());
+    if spellings >= MAX_SPELLINGS {
+        let problem = format!("it is described in more than {MAX_SPELLINGS} different ways");
+        return Err(invalid(problem).within(|| quoted("value", graph.value(v).name())));
     }
-    if let Some(reference) = a.ref_attr_name.as_deref().filter(|r| !r.is_empty()) {
-        return match (declared, found) {
-            (_, Some(found)) => Err(invalid(format!(
-                "it stands for the function's attribute \"{}\", and has a {found:?} of its own too",
-                escape(reference)
-            ))),
-            (None, None) => Err(invalid("its kind is not given")),
-            (Some(kind), None) => Ok((kind, Some(reference))),
-        };
-    }
-    match (declared, found) {
-        (Some(kind), Some(found)) if kind != found => Err(invalid(format!(
-            "the kind is {kind:?}, the value is a {found:?}"
-        ))),
-        (Some(kind), _) | (None, Some(kind)) => Ok((kind, None)),
-        (None, None) => Err(invalid("there is neither a kind nor a value")),
-    }
+    graph.add_spelling(v, spelling).map_err(edit)
 }
 
 /// A node for messages: its type and name, else its first output, else its place.

@@ -142,6 +142,30 @@ impl Validation {
         }
     }
 
+    /// A validation that holds nothing yet but the noise of the original.
+    fn begin(
+        engine: &dyn Engine,
+        before: &Model,
+        data: &dyn DataSource,
+        options: &CompareOptions<'_>,
+    ) -> Result<Validation, EngineError> {
+        let mut out = Validation {
+            engine: engine.name(),
+            data: data.describe(),
+            ..Validation::default()
+        };
+        if options.noise {
+            match noise(engine, before, data, options) {
+                Ok(noise) => out.noise = Some(noise),
+                Err(EngineError::Cancelled) => return Err(EngineError::Cancelled),
+                Err(e) => out.notes.push(format!(
+                    "the noise of the original could not be measured: {e}"
+                )),
+            }
+        }
+        Ok(out)
+    }
+
     fn set_outputs(&mut self, outputs: Vec<OutputDifference>) {
         let least = |a: Option<f64>, b: Option<f64>| match (a, b) {
             (Some(a), Some(b)) => Some(a.min(b)),
@@ -304,22 +328,69 @@ pub fn compare(
     data: &dyn DataSource,
     options: &CompareOptions<'_>,
 ) -> Result<Validation, EngineError> {
-    let mut out = Validation {
-        engine: engine.name(),
-        data: data.describe(),
-        ..Validation::default()
-    };
-    if options.noise {
-        match noise(engine, before, data, options) {
-            Ok(noise) => out.noise = Some(noise),
-            Err(EngineError::Cancelled) => return Err(EngineError::Cancelled),
-            Err(e) => out.notes.push(format!(
-                "the noise of the original could not be measured: {e}"
-            )),
+    let mut out = Validation::begin(engine, before, data, options)?;
+    compare_outputs(
+        engine,
+        before,
+        after,
+        data,
+        options,
+        &mut Remembered::nothing(),
+        &mut out,
+    )?;
+    Ok(out)
+}
+
+/// The outputs of one model on one source, for as long as they fit into memory.
+#[derive(Default)]
+struct Remembered {
+    revision: u64,
+    runs: Vec<Vec<Tensor>>,
+    bytes: usize,
+    complete: bool,
+    full: bool,
+    notes: Vec<String>,
+}
+
+impl Remembered {
+    /// The most bytes of outputs that are kept.
+    const LIMIT: usize = 256 << 20;
+
+    /// Keeps nothing.
+    fn nothing() -> Remembered {
+        Remembered {
+            full: true,
+            ..Remembered::default()
         }
     }
-    compare_outputs(engine, before, after, data, options, &mut out)?;
-    Ok(out)
+
+    /// Forgets what is known of another model.
+    fn turn_to(&mut self, model: &Model) {
+        let revision = model.revision();
+        if !self.full && (self.revision != revision || !self.complete) {
+            *self = Remembered {
+                revision,
+                ..Remembered::default()
+            };
+        }
+    }
+
+    fn get(&self, run: usize) -> Option<&Vec<Tensor>> {
+        self.runs.get(run).filter(|_| self.complete)
+    }
+
+    fn keep(&mut self, outputs: &[Tensor]) {
+        if self.full {
+            return;
+        }
+        self.bytes = outputs
+            .iter()
+            .fold(self.bytes, |n, t| n.saturating_add(t.byte_len()));
+        self.runs.push(outputs.to_vec());
+        if self.bytes > Remembered::LIMIT {
+            *self = Remembered::nothing();
+        }
+    }
 }
 
 fn scored_output(model: &Model, options: &CompareOptions<'_>) -> Result<usize, EngineError> {
@@ -349,18 +420,33 @@ fn compare_outputs(
     after: &Model,
     data: &dyn DataSource,
     options: &CompareOptions<'_>,
+    known: &mut Remembered,
     out: &mut Validation,
 ) -> Result<(), EngineError> {
+    known.turn_to(before);
+    let same = before.revision() == after.revision();
     let scored = scored_output(before, options)?;
     let mut comparison = Comparison::new(before, after)?;
     let mut a = Runner::new(engine, before, options.compile(true));
     let mut b = Runner::new(engine, after, options.compile(true));
     let mut scores = Scores::default();
     let mut samples = 0;
+    let mut run = 0;
     data.for_each(options.limit, &mut |sample| {
         options.check()?;
-        let first = a.run(&sample.inputs)?;
-        let second = b.run(&timing::reorder(before, after, &sample.inputs)?)?;
+        let first = match known.get(run) {
+            Some(outputs) => outputs.clone(),
+            None => {
+                let outputs = a.run(&sample.inputs)?;
+                known.keep(&outputs);
+                outputs
+            }
+        };
+        run += 1;
+        let second = match same {
+            true => first.clone(),
+            false => b.run(&timing::reorder(before, after, &sample.inputs)?)?,
+        };
         comparison.add(&first, &second, sample)?;
         let other = comparison.places.get(scored).and_then(|&at| second.get(at));
         if let (Some(x), Some(y)) = (first.get(scored), other) {
@@ -394,10 +480,16 @@ fn compare_outputs(
             "no accuracy: output \"{name}\": {why}; name another with --label-output"
         ));
     }
-    for (which, runner) in [("original", &a), ("rewritten", &b)] {
-        for note in runner.notes() {
-            out.notes.push(format!("{which}: {note}"));
-        }
+    if !known.complete {
+        known.notes = a.notes().to_vec();
+        known.complete = true;
+    }
+    for (which, notes) in [
+        ("original", known.notes.as_slice()),
+        ("rewritten", b.notes()),
+    ] {
+        out.notes
+            .extend(notes.iter().map(|note| format!("{which}: {note}")));
     }
     Ok(())
 }
@@ -411,6 +503,8 @@ pub struct EngineJudge<'a> {
     times: TimeOptions,
     file_bytes: FileBytes<'a>,
     noise: BTreeMap<(u64, usize), Option<f64>>,
+    /// The outputs of the original, which every lossy pass is scored against.
+    known: Remembered,
     notes: Vec<String>,
 }
 
@@ -453,6 +547,7 @@ impl<'a> EngineJudge<'a> {
             times,
             file_bytes,
             noise: BTreeMap::new(),
+            known: Remembered::default(),
             notes,
         })
     }
@@ -463,8 +558,33 @@ impl<'a> EngineJudge<'a> {
     }
 
     /// The full comparison on all samples for evaluation, for the report.
-    pub fn validation(&self, reference: &Model, model: &Model) -> Result<Validation, EngineError> {
-        compare(self.engine, reference, model, self.eval, &self.options)
+    pub fn validation(
+        &mut self,
+        reference: &Model,
+        model: &Model,
+    ) -> Result<Validation, EngineError> {
+        let options = self.options;
+        self.score_with(reference, model, &options)
+    }
+
+    fn score_with(
+        &mut self,
+        reference: &Model,
+        model: &Model,
+        options: &CompareOptions<'_>,
+    ) -> Result<Validation, EngineError> {
+        let mut out = Validation::begin(self.engine, reference, self.eval, options)?;
+        let known = &mut self.known;
+        compare_outputs(
+            self.engine,
+            reference,
+            model,
+            self.eval,
+            options,
+            known,
+            &mut out,
+        )?;
+        Ok(out)
     }
 
     /// The latency of both models on the first sample.
@@ -523,7 +643,7 @@ impl Judge for EngineJudge<'_> {
             noise: false,
             ..self.options
         };
-        Ok(compare(self.engine, original, model, self.eval, &options)?.difference())
+        Ok(self.score_with(original, model, &options)?.difference())
     }
 
     fn latency_ratio(&mut self, reference: &Model, model: &Model) -> Result<f64, EngineError> {

@@ -15,16 +15,22 @@ const ROUNDS: usize = 4;
 /// The branch that a known condition takes, or what both branches agree on.
 pub(super) fn if_<'m>(e: &mut Engine<'m>, op: &'m Op) -> Outs {
     let taken = e.cx(op).known_ints(0);
-    let mut branch = |name| {
+    let taken = match taken.as_deref() {
+        Some([v]) => Some(*v != 0),
+        _ => None,
+    };
+    let mut branch = |name, when| {
+        e.in_branch = taken != Some(when);
         e.body(op, name)
             .map(|body| e.subgraph(body, &[]))
             .unwrap_or_default()
     };
-    let (yes, no) = (branch("then_branch"), branch("else_branch"));
-    match taken.as_deref() {
-        Some([0]) => no.into(),
-        Some([_]) => yes.into(),
-        _ => yes
+    let (yes, no) = (branch("then_branch", true), branch("else_branch", false));
+    e.in_branch = false;
+    match taken {
+        Some(true) => yes.into(),
+        Some(false) => no.into(),
+        None => yes
             .iter()
             .zip(&no)
             .map(|(a, b)| common(e, a.as_ref()?, b.as_ref()?))
@@ -200,11 +206,7 @@ pub(super) fn loop_<'m>(e: &mut Engine<'m>, op: &'m Op) -> Outs {
 /// Scan: what is carried, and what is stacked along an axis for each element of the inputs.
 pub(super) fn scan<'m>(e: &mut Engine<'m>, op: &'m Op) -> Outs {
     if e.cx(op).opset < 9 {
-        // The first version scans batches of sequences; its body is walked without types.
-        if let Some(body) = e.body(op, "body") {
-            e.subgraph(body, &[]);
-        }
-        return Outs::new();
+        return scan_batches(e, op);
     }
     let first_symbol = e.next.get();
     let Some((mut carried, elements, length, out_axes)) = scan_inputs(e, op) else {
@@ -225,6 +227,58 @@ pub(super) fn scan<'m>(e: &mut Engine<'m>, op: &'m Op) -> Outs {
             });
             typed(f.dtype, dims)
         }));
+    }
+    all
+}
+
+/// The first version of Scan: every input and output has a batch in front, scanned ones a
+/// sequence behind it, and the body sees neither. A first input says how long the sequences are.
+fn scan_batches<'m>(e: &mut Engine<'m>, op: &'m Op) -> Outs {
+    let first_symbol = e.next.get();
+    let (mut carried, mut elements) = (Vec::new(), Vec::new());
+    let (mut batch, mut length) = (None, None);
+    {
+        let cx = e.cx(op);
+        let scanned = cx
+            .int("num_scan_inputs")
+            .and_then(|n| usize::try_from(n).ok());
+        let Some(first) = scanned.and_then(|n| op.input_count().checked_sub(n)) else {
+            return Outs::new();
+        };
+        for slot in 1..op.input_count() {
+            let skip = if slot < first { 1 } else { 2 };
+            if let Some(dims) = cx.dims(slot) {
+                batch = batch.or(dims.first().cloned());
+                length = length.or(dims.get(1).filter(|_| skip == 2).cloned());
+            }
+            let element = typed(
+                cx.dtype(slot),
+                cx.dims(slot)
+                    .map(|d| d.iter().skip(skip).cloned().collect()),
+            );
+            if slot < first {
+                carried.push(Carried::new(element.as_ref()));
+            } else {
+                elements.push(element);
+            }
+        }
+    }
+    let count = carried.len();
+    let outs = rounds(e, op, &[], &mut carried, &elements, 0);
+    let batch = batch.unwrap_or_else(|| e.fresh());
+    let length = length.unwrap_or_else(|| e.fresh());
+    let within = |f: &Fact, dims: Option<SymDims>, front: &[SymDim]| {
+        let dims = dims.map(|d| front.iter().cloned().chain(d).collect());
+        typed(f.dtype, dims)
+    };
+    let mut all = Outs::new();
+    for c in &carried {
+        let last = c.last(e);
+        all.push(last.and_then(|f| within(&f, f.dims.clone(), std::slice::from_ref(&batch))));
+    }
+    for stacked in outs.iter().skip(count).flatten() {
+        let dims = stacked.dims.as_ref().map(|d| outside(e, d, first_symbol));
+        all.push(within(stacked, dims, &[batch.clone(), length.clone()]));
     }
     all
 }
@@ -401,6 +455,58 @@ mod tests {
         let shapes = t.infer();
         assert_eq!(shapes.show(outs[0]), "float[n,8]");
         assert_eq!(shapes.show(outs[1]), "float[n,8,t]");
+    }
+
+    #[test]
+    fn the_first_version_of_scan_has_batches() {
+        let mut body = Graph::new("body");
+        let s = body.add_input("s", None).unwrap();
+        let e = body.add_input("e", None).unwrap();
+        let op = body
+            .add_op(NewOp::new("Add").input(s).input(e).output("t"))
+            .unwrap();
+        let sum = body.op(op).output(0).unwrap();
+        body.add_output(sum).unwrap();
+        body.add_output(sum).unwrap();
+        let mut t = Test::new(8);
+        let s = t.input("s0", DType::F32, "b,8");
+        let x = t.input("x", DType::F32, "b,t,8");
+        let outs = t.op(
+            NewOp::new("Scan")
+                .inputs([None, Some(s), Some(x)])
+                .attr("num_scan_inputs", 1i64)
+                .attr("body", body),
+            2,
+        );
+        let shapes = t.infer();
+        assert_eq!(shapes.show(outs[0]), "float[b,8]");
+        assert_eq!(shapes.show(outs[1]), "float[b,t,8]");
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_branch_that_may_not_run_is_no_conflict() {
+        fn wrong(outer: crate::ValueId) -> Graph {
+            let mut g = Graph::new("branch");
+            let x = g.capture(outer, "x").unwrap();
+            let op = NewOp::new("Squeeze").attr("axes", vec![0i64]);
+            let op = g.add_op(op.input(x).output("y")).unwrap();
+            g.add_output(g.op(op).output(0).unwrap()).unwrap();
+            g
+        }
+        let mut t = Test::new(11);
+        let x = t.input("x", DType::F32, "3");
+        let open = t.input("cond", DType::Bool, "");
+        let yes = t.constant(Tensor::new(DType::Bool, [], vec![1u8]).unwrap());
+        let if_ = |cond| {
+            NewOp::new("If")
+                .input(cond)
+                .attr("then_branch", wrong(x))
+                .attr("else_branch", branch(3))
+        };
+        t.op1(if_(open));
+        assert_eq!(t.infer().conflicts().len(), 0);
+        t.op1(if_(yes));
+        assert_eq!(t.infer().conflicts().len(), 1);
     }
 
     #[test]

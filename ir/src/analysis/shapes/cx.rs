@@ -38,6 +38,8 @@ pub(super) struct Scope<'m> {
     pub(super) frame: Option<Rc<Frame<'m>>>,
     /// Whether this is the body of a function, or inside one.
     pub(super) in_function: bool,
+    /// Whether the graph surely runs: what can't be right in a branch that is not taken does no harm.
+    pub(super) runs: bool,
 }
 
 /// The operator, what is known about its inputs, and the means to say something about its outputs.

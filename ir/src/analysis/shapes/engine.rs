@@ -38,6 +38,8 @@ pub(super) struct Engine<'m> {
     constants: HashMap<(DType, Dims), Fact>,
     done: HashMap<GraphId, GraphShapes>,
     use_declared: bool,
+    /// Whether the next graph to be walked may not run.
+    pub(super) in_branch: bool,
 }
 
 impl<'m> Engine<'m> {
@@ -63,6 +65,7 @@ impl<'m> Engine<'m> {
             constants: HashMap::new(),
             done: HashMap::new(),
             use_declared: options.use_declared,
+            in_branch: false,
         };
         let inputs = engine.model_inputs();
         engine.graph(&model.graph, &inputs, model.opset(), None, false);
@@ -167,7 +170,10 @@ impl<'m> Engine<'m> {
         if self.scopes.len() >= MAX_DEPTH {
             return vec![None; graph.outputs().len()];
         }
+        let runs = self.scopes.last().is_none_or(|s| s.runs) && !self.in_branch;
+        self.in_branch = false;
         self.scopes.push(Scope {
+            runs,
             graph,
             opset,
             facts: vec![None; graph.id_bound()],
@@ -260,8 +266,8 @@ impl<'m> Engine<'m> {
                     );
                     let kind = ConflictKind::Declared {
                         value: v,
-                        declared: ty.clone(),
-                        inferred,
+                        declared: Box::new(ty.clone()),
+                        inferred: Box::new(inferred),
                     };
                     self.record(Conflict { place, kind });
                 }
@@ -312,7 +318,7 @@ impl<'m> Engine<'m> {
     }
 
     fn refuse(&mut self, id: OpId, op: &Op, reason: String) {
-        let Some(scope) = self.scopes.last() else {
+        let Some(scope) = self.scopes.last().filter(|s| s.runs) else {
             return;
         };
         let place = format!(

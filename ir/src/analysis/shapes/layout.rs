@@ -96,49 +96,27 @@ fn reshape_dims(cx: &Cx<'_, '_>) -> Option<SymDims> {
         }
         return Some(cx.fresh_dims(usize::try_from(rank).ok().filter(|&r| r <= MAX_RANK)?));
     };
-    let from = cx.dims(0);
     let zero_is_zero = cx.flag("allowzero");
     let mut dims = SymDims::new();
-    // The place of the one size that follows from the others.
+    // The places of sizes that may be -1, so that they follow from the others.
     let mut open = Vec::new();
     for (i, d) in wanted.iter().enumerate() {
         match d.known() {
+            Some(0) if !zero_is_zero => {
+                dims.push(kept_dim(cx, i)?);
+                continue;
+            }
             Some(-1) => open.push(i),
-            Some(0) if !zero_is_zero => match from {
-                Some(from) => match from.get(i) {
-                    Some(d) => {
-                        dims.push(d.clone());
-                        continue;
-                    }
-                    None => {
-                        return cx.refuse(format!(
-                            "dimension {i} is to be kept, but there are only {}",
-                            from.len()
-                        ));
-                    }
-                },
-                None => {
-                    dims.push(cx.fresh());
-                    continue;
-                }
-            },
             Some(v) if v < -1 => return cx.refuse(format!("a dimension of {v}")),
             None if !d.is_not_negative() => open.push(i),
             _ => {}
         }
         dims.push(d.clone());
     }
-    if let [at] = open.as_slice()
-        && let Some(from) = from
-    {
-        let others: Vec<SymDim> = dims
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| i != at)
-            .map(|(_, d)| d.clone())
-            .collect();
-        let rest = quotient(cx, from, &others);
-        *dims.get_mut(*at)? = cx.size(rest);
+    if let ([at], Some(from)) = (open.as_slice(), cx.dims(0)) {
+        let others = dims.iter().enumerate().filter(|(i, _)| i != at);
+        let others: Vec<SymDim> = others.map(|(_, d)| d.clone()).collect();
+        *dims.get_mut(*at)? = cx.size(quotient(cx, from, &others));
     } else {
         for at in open {
             *dims.get_mut(at)? = cx.fresh();
@@ -146,6 +124,20 @@ fn reshape_dims(cx: &Cx<'_, '_>) -> Option<SymDims> {
     }
     check_count(cx, &dims);
     Some(dims)
+}
+
+/// The size of the input that a 0 in the shape keeps.
+fn kept_dim(cx: &Cx<'_, '_>, axis: usize) -> Option<SymDim> {
+    let Some(from) = cx.dims(0) else {
+        return Some(cx.fresh());
+    };
+    match from.get(axis) {
+        Some(d) => Some(d.clone()),
+        None => cx.refuse(format!(
+            "dimension {axis} is to be kept, but there are only {}",
+            from.len()
+        )),
+    }
 }
 
 /// Records a mismatch when both numbers of elements are known.

@@ -72,16 +72,19 @@ pub(super) fn gemm(cx: &Cx<'_, '_>) -> Outs {
 
 // ---- Einsum ----
 
+/// The labels of one term of an equation.
+type Labels = Vec<char>;
+
 /// The terms of an equation: for each operand its labels, where `.` stands for the ellipsis.
-fn einsum_terms(equation: &str) -> Option<(Vec<Vec<char>>, Option<Vec<char>>)> {
+fn einsum_terms(equation: &str) -> Option<(Vec<Labels>, Option<Labels>)> {
     let equation: String = equation.chars().filter(|c| !c.is_whitespace()).collect();
     let equation = equation.replace("...", ".");
     let (left, right) = match equation.split_once("->") {
         Some((l, r)) => (l.to_owned(), Some(r.to_owned())),
         None => (equation, None),
     };
-    let labels = |term: &str| -> Option<Vec<char>> {
-        let all: Vec<char> = term.chars().collect();
+    let labels = |term: &str| -> Option<Labels> {
+        let all: Labels = term.chars().collect();
         let dots = all.iter().filter(|c| **c == '.').count();
         let fine = dots <= 1 && all.iter().all(|c| *c == '.' || c.is_ascii_alphabetic());
         fine.then_some(all)
@@ -114,10 +117,43 @@ fn einsum_dims(cx: &Cx<'_, '_>) -> Option<SymDims> {
             operands.len()
         ));
     }
-    let mut sizes: BTreeMap<char, SymDim> = BTreeMap::new();
-    let mut counts: BTreeMap<char, usize> = BTreeMap::new();
-    let mut ellipsis = SymDims::new();
+    let mut sizes = LabelSizes::default();
     for (slot, labels) in operands.iter().enumerate() {
+        sizes.take(cx, slot, labels)?;
+    }
+    let output = output.unwrap_or_else(|| {
+        // Without an arrow: what stands once, in alphabetic order, behind the ellipsis.
+        let once = sizes.by_label.iter().filter(|(_, (_, n))| *n == 1);
+        std::iter::once('.').chain(once.map(|(c, _)| *c)).collect()
+    });
+    let mut dims = SymDims::new();
+    for label in output {
+        if label == '.' {
+            dims.extend(sizes.ellipsis.iter().cloned());
+            continue;
+        }
+        match sizes.by_label.get(&label) {
+            Some((d, _)) => dims.push(d.clone()),
+            None => return cx.refuse(format!("{label:?} stands in no operand")),
+        }
+        if dims.len() > MAX_RANK {
+            return None;
+        }
+    }
+    Some(dims)
+}
+
+/// What the operands of an equation say about its labels.
+#[derive(Default)]
+struct LabelSizes {
+    /// The size, and how often the label stands among the operands.
+    by_label: BTreeMap<char, (SymDim, usize)>,
+    ellipsis: SymDims,
+}
+
+impl LabelSizes {
+    /// Takes up the sizes of one operand.
+    fn take(&mut self, cx: &Cx<'_, '_>, slot: usize, labels: &[char]) -> Option<()> {
         let dims = cx.dims(slot)?;
         let named = labels.iter().filter(|c| **c != '.').count();
         let rest = dims.len().checked_sub(named);
@@ -132,40 +168,20 @@ fn einsum_dims(cx: &Cx<'_, '_>) -> Option<SymDims> {
         for &label in labels {
             if label == '.' {
                 let part: SymDims = at.by_ref().take(rest).cloned().collect();
-                ellipsis = broadcast(cx, &ellipsis, &part)?;
+                self.ellipsis = broadcast(cx, &self.ellipsis, &part)?;
                 continue;
             }
             let d = at.next()?;
-            *counts.entry(label).or_insert(0) += 1;
-            let size = match sizes.get(&label) {
-                Some(s) if s == d || d.known() == Some(1) => s.clone(),
-                Some(s) if s.known() == Some(1) => d.clone(),
-                Some(s) => cx.same(s, d, &format!("sizes of {label:?}"))?,
-                None => d.clone(),
+            let (size, count) = match self.by_label.get(&label) {
+                Some((s, n)) if s == d || d.known() == Some(1) => (s.clone(), *n),
+                Some((s, n)) if s.known() == Some(1) => (d.clone(), *n),
+                Some((s, n)) => (cx.same(s, d, &format!("sizes of {label:?}"))?, *n),
+                None => (d.clone(), 0),
             };
-            sizes.insert(label, size);
+            self.by_label.insert(label, (size, count.saturating_add(1)));
         }
+        Some(())
     }
-    let output = output.unwrap_or_else(|| {
-        // Without an arrow: what stands once, in alphabetic order, behind the ellipsis.
-        let once = counts.iter().filter(|(_, n)| **n == 1).map(|(c, _)| *c);
-        std::iter::once('.').chain(once).collect()
-    });
-    let mut dims = SymDims::new();
-    for label in output {
-        if label == '.' {
-            dims.extend(ellipsis.iter().cloned());
-            continue;
-        }
-        match sizes.get(&label) {
-            Some(d) => dims.push(d.clone()),
-            None => return cx.refuse(format!("{label:?} stands in no operand")),
-        }
-        if dims.len() > MAX_RANK {
-            return None;
-        }
-    }
-    Some(dims)
 }
 
 // ---- recurrent networks ----

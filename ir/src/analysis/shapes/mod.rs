@@ -87,9 +87,9 @@ pub enum ConflictKind {
         /// The value.
         value: ValueId,
         /// The type in the file.
-        declared: ValueType,
+        declared: Box<ValueType>,
         /// The inferred type.
-        inferred: ValueType,
+        inferred: Box<ValueType>,
     },
     /// The inputs or attributes of an operator don't fit together.
     Operator {

@@ -48,9 +48,15 @@ pub(super) fn dft(cx: &Cx<'_, '_>) -> Outs {
         } else {
             Some(cx.int_or("axis", 1))
         };
+        let (onesided, inverse) = (cx.flag("onesided"), cx.flag("inverse"));
+        // The inverse of half a spectrum is real.
+        let parts = if onesided && inverse { 1i64 } else { 2 };
         let Some(axis) = axis else {
-            let mut dims = cx.fresh_dims(d.len());
-            *dims.last_mut()? = 2i64.into();
+            let mut dims = match cx.has(1) || onesided {
+                true => cx.fresh_dims(d.len()),
+                false => d.clone(),
+            };
+            *dims.last_mut()? = parts.into();
             return Some(dims);
         };
         let axis = cx.axis(axis, d.len())?;
@@ -58,11 +64,14 @@ pub(super) fn dft(cx: &Cx<'_, '_>) -> Outs {
         let size = dims.get_mut(axis)?;
         if cx.has(1) {
             *size = cx.size(cx.scalar(1));
+        } else if onesided && inverse {
+            let whole = size.sub(&1i64.into()).and_then(|d| d.mul(&2i64.into()));
+            *size = cx.size(whole);
         }
-        if cx.flag("onesided") {
+        if onesided && !inverse {
             *size = half_spectrum(cx, size);
         }
-        *dims.last_mut()? = 2i64.into();
+        *dims.last_mut()? = parts.into();
         Some(dims)
     });
     one(typed(cx.dtype(0), dims))
@@ -180,6 +189,11 @@ mod tests {
         let shapes = t.infer();
         assert_eq!(shapes.show(a), "float[n,100,7,2]");
         assert_eq!(shapes.show(b), "float[n,100,4,2]");
+        let mut t = Test::new(20);
+        let half = t.input("half", DType::F32, "n,51,2");
+        let back = NewOp::new("DFT").input(half).attr("onesided", 1i64);
+        let back = t.op1(back.attr("inverse", 1i64));
+        assert_eq!(t.infer().show(back), "float[n,100,1]");
     }
 
     #[test]

@@ -155,23 +155,28 @@ fn backward(d: &SymDim, start: &SymDim, end: &SymDim, step: i64) -> Option<SymDi
     None
 }
 
+/// The elements that are left of small known contents.
 fn cut_contents(cx: &Cx<'_, '_>, dims: &SymDims, cuts: &[(usize, Cut)]) -> Option<Contents> {
     let all = cx.contents(0)?.exprs()?;
-    let [d] = small_dims(dims)?[..] else {
-        return None;
-    };
-    let [(0, cut)] = cuts else {
-        return None;
-    };
-    let step = cut.step.filter(|&s| s != 0)?;
-    let (start, end) = (cut.start.as_ref()?.known()?, cut.end.as_ref()?.known()?);
-    let (from, to) = clamp(i64::try_from(d).ok()?, start, end, step);
-    let picked: Option<Vec<SymDim>> = (0..count(from, to, step))
-        .map(|i| {
-            let at = from.checked_add(i.checked_mul(step)?)?;
-            all.get(usize::try_from(at).ok()?).cloned()
-        })
-        .collect();
+    let dims = small_dims(dims)?;
+    // The positions that are kept, axis by axis.
+    let mut kept: Vec<Vec<usize>> = dims.iter().map(|&d| (0..d).collect()).collect();
+    for (axis, cut) in cuts {
+        let step = cut.step.filter(|&s| s != 0)?;
+        let (start, end) = (cut.start.as_ref()?.known()?, cut.end.as_ref()?.known()?);
+        let (from, to) = clamp(i64::try_from(*dims.get(*axis)?).ok()?, start, end, step);
+        *kept.get_mut(*axis)? = (0..count(from, to, step))
+            .map(|i| usize::try_from(from.checked_add(i.checked_mul(step)?)?).ok())
+            .collect::<Option<_>>()?;
+    }
+    let mut offsets = vec![0usize];
+    for (positions, size) in kept.iter().zip(&dims) {
+        offsets = offsets
+            .iter()
+            .flat_map(|o| positions.iter().map(move |p| o * size + p))
+            .collect();
+    }
+    let picked: Option<Vec<SymDim>> = offsets.iter().map(|&o| all.get(o).cloned()).collect();
     Some(Contents::from_exprs(picked?))
 }
 
@@ -353,6 +358,24 @@ mod tests {
                 .attr("ends", vec![4i64]),
         );
         assert_eq!(t.infer().elements(y), "h w");
+    }
+
+    #[test]
+    fn pads_as_exporters_reorder_them() {
+        // begins and ends by pairs from the last axis: reversed, transposed, flattened.
+        let mut t = Test::new(13);
+        let x = t.input("x", DType::F32, "n,h,w");
+        let pairs = t.ints(&[1, 2, 3, 4, 0, 0]);
+        let two = t.ints(&[-1, 2]);
+        let pairs = t.op1(NewOp::new("Reshape").input(pairs).input(two));
+        let (s, e, a) = (t.ints(&[-1]), t.ints(&[i64::MIN]), t.ints(&[0]));
+        let reversed = t.op1(NewOp::new("Slice").inputs([pairs, s, e, a, s].map(Some)));
+        let turned = t.op1(NewOp::new("Transpose").input(reversed));
+        let flat = t.op1(NewOp::new("Reshape").input(turned).input(s));
+        let y = t.op1(NewOp::new("Pad").input(x).input(flat));
+        let shapes = t.infer();
+        assert_eq!(shapes.elements(flat), "0 3 1 0 4 2");
+        assert_eq!(shapes.show(y), "float[n,h + 7,w + 3]");
     }
 
     #[test]

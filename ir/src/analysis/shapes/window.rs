@@ -1,7 +1,7 @@
 //! Operators that slide a window over space, or resample it: convolutions, pooling, Resize,
 //! RoiAlign, GridSample and their like.
 
-use super::cx::{Cx, Outs, many, one, typed};
+use super::cx::{Cx, MAX_RANK, Outs, many, one, typed};
 use super::dim::SymDim;
 use super::fact::SymDims;
 use super::layout::quotient;
@@ -456,7 +456,15 @@ pub(super) fn affine_grid(cx: &Cx<'_, '_>) -> Outs {
             Some(dims)
         }
         Some(size) => cx.refuse(format!("a size of {} entries, expected 4 or 5", size.len())),
-        None => None,
+        None => match cx.dim(1, 0).and_then(SymDim::known) {
+            Some(n @ (4 | 5)) => {
+                let space = usize::try_from(n.saturating_sub(1)).unwrap_or(0);
+                let mut dims = cx.fresh_dims(space);
+                dims.push(n.saturating_sub(2).into());
+                Some(dims)
+            }
+            _ => None,
+        },
     };
     one(typed(cx.dtype(0), dims))
 }
@@ -464,7 +472,15 @@ pub(super) fn affine_grid(cx: &Cx<'_, '_>) -> Outs {
 /// `[batch, channels, image..]` from blocks in columns.
 pub(super) fn col2im(cx: &Cx<'_, '_>) -> Outs {
     let dims = (|| {
-        let image = cx.exprs(1)?;
+        let axes = cx
+            .dim(1, 0)?
+            .known()
+            .and_then(|n| usize::try_from(n).ok())?;
+        let image = match cx.exprs(1) {
+            Some(image) => image,
+            None if axes <= MAX_RANK => cx.fresh_dims(axes).into_vec(),
+            None => return None,
+        };
         let dims = cx.dims_of_rank(0, 3)?;
         let channels = cx
             .exprs(2)
