@@ -459,11 +459,21 @@ fn tiles(
         (start == at).then(|| at + count)
     })?;
     let earliest = parts.iter().map(|p| p.2).min()?;
-    let fits = whole == size && parts.len() > 1 && earliest == first;
+    // Slices that only other slices take merge with those, which saves as many operators and
+    // leaves nothing that reads all.
+    let chained = parts.iter().filter(|p| only_sliced(graph, p.2)).count();
+    let fits = whole == size && earliest == first && chained + 1 < parts.len();
     fits.then(|| {
         let parts = parts.into_iter().map(|(_, count, op)| (op, count));
         (own.axis, parts.collect())
     })
+}
+
+/// Whether one other `Slice` alone takes what a slice makes.
+fn only_sliced(graph: &Graph, op: OpId) -> bool {
+    let taken = graph.op(op).output(0);
+    let user = taken.and_then(|v| graph.single_consumer(v));
+    user.is_some_and(|(user, port)| port == Port::Input(0) && graph.op(user).is("Slice"))
 }
 
 #[cfg(test)]
@@ -637,5 +647,26 @@ mod tests {
                 ),
             );
         }
+    }
+
+    #[test]
+    fn tiles_that_are_sliced_further_merge_with_that_instead() {
+        check::<MergeSlices>(
+            "{}",
+            r#"<ir_version: 4, opset_import: ["": 9]>
+            g (float[6,8] x) => (float[2,7] y, float[4,7] z)
+            {
+              a = Slice <axes = [0], starts = [0], ends = [2]> (x)
+              b = Slice <axes = [0], starts = [2], ends = [6]> (x)
+              y = Slice <axes = [1], starts = [1], ends = [8]> (a)
+              z = Slice <axes = [1], starts = [1], ends = [8]> (b)
+            }"#,
+            r#"<ir_version: 4, opset_import: ["": 9]>
+            g (float[6,8] x) => (float[2,7] y, float[4,7] z)
+            {
+              y = Slice <axes = [0, 1], ends = [2, 8], starts = [0, 1]> (x)
+              z = Slice <axes = [0, 1], ends = [6, 8], starts = [2, 1]> (x)
+            }"#,
+        );
     }
 }
