@@ -766,7 +766,9 @@ impl Graph {
     pub fn bind_capture(&mut self, inner: ValueId, outer: ValueId) -> Result<(), GraphError> {
         self.check_value(inner)?;
         if !self.is_merely_declared(inner) {
-            return Err(GraphError::AlreadyProduced(self.value(inner).name.to_string()));
+            return Err(GraphError::AlreadyProduced(
+                self.value(inner).name.to_string(),
+            ));
         }
         self.value_mut(inner)?.outer = Some(outer);
         self.touch();
@@ -1314,6 +1316,8 @@ impl Graph {
         }
         new.from.insert(0, old);
         new.after.get_or_insert(old);
+        // An operator without a name is called by its output, which it has for now.
+        let provenance = self.derive_op_provenance(&new.from);
         if new.outputs.is_empty() {
             for v in taken.iter().flatten() {
                 self.detach_output(*v)?;
@@ -1325,7 +1329,11 @@ impl Graph {
         } else if let Some(used) = self.used_output(old) {
             return Err(GraphError::StillUsed(used));
         }
-        let id = self.add_op(new)?;
+        let author = self.author.take();
+        let added = self.add_op(new);
+        self.author = author;
+        let id = added?;
+        self.op_mut(id)?.provenance = provenance;
         self.remove_op(old)?;
         Ok(id)
     }

@@ -478,7 +478,7 @@ impl<'a> Manager<'a> {
         }
     }
 
-    /// After a change: names over nested graphs, declared types, and the verifier.
+    /// After a change: weights that nothing takes any more, names over nested graphs, declared types, and the verifier.
     fn settle(&mut self, model: &mut Model, name: &str, run: &Run<'_>) -> Result<(), RunError> {
         let bug = |reason: String| RunError::Bug {
             pass: name.to_owned(),
@@ -486,7 +486,8 @@ impl<'a> Manager<'a> {
             steps: run.steps(),
         };
         model
-            .separate_nested_names()
+            .drop_unused_constants()
+            .and_then(|()| model.separate_nested_names())
             .map_err(|e| bug(e.to_string()))?;
         let inferred = self.cache.get::<Shapes>(model);
         shapes::refresh_declared(model, &inferred).map_err(|e| bug(e.to_string()))?;
@@ -613,7 +614,9 @@ impl<'a> Manager<'a> {
             }
         }
         match &mut self.judge {
-            Some(judge) => !matches!(judge.compare_exact(anchor, &model), Ok(v) if !v.beyond_noise()),
+            Some(judge) => {
+                !matches!(judge.compare_exact(anchor, &model), Ok(v) if !v.beyond_noise())
+            }
             None => false,
         }
     }

@@ -164,10 +164,7 @@ fn write(
         External::Never => ExternalData::Never,
         External::Auto => ExternalData::Auto,
     };
-    let options = WriteOptions {
-        external_data,
-        ..WriteOptions::default()
-    };
+    let options = WriteOptions { external_data };
     let report = onnx::write_file(model, &args.output, &options)?;
     let mut left: Vec<PathBuf> = report.left_behind;
     let same_input =
