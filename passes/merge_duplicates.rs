@@ -280,9 +280,7 @@ fn merge_initializers(graph: &mut Graph, cx: &mut PassContext<'_>) -> Result<Cha
                 tensor.byte_len()
             ),
         });
-        let sources = [first, v];
         graph.replace_value(v, first)?;
-        graph.set_tensor_sources(first, &sources)?;
         graph.remove_value(v)?;
         changed = Changed::Yes;
     }
