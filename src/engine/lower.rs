@@ -689,8 +689,12 @@ impl<'a> Lowering<'a> {
             attribute.extend(self.attribute(place, op, a, scope)?);
         }
         if o.is("ConstantOfShape") && self.attr(place, op, "value").is_none() {
-            let zero = Attribute::new("value", Tensor::vector(vec![0f32]));
-            attribute.extend(self.attribute(place, op, &zero, scope)?);
+            attribute.push(pb::AttributeProto {
+                name: "value".to_string(),
+                r#type: paring_ir::AttrKind::Tensor.to_onnx(),
+                t: Some(self.attribute_tensor(place, op, &Tensor::vector(vec![0f32]))?),
+                ..Default::default()
+            });
         }
         let mut output: Vec<String> = Vec::with_capacity(o.outputs().len());
         for v in o.outputs() {

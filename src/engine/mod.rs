@@ -321,7 +321,7 @@ impl TractPlan {
         });
         let text = match result {
             Ok(Ok((state, outputs))) => {
-                let stateless = plan.model().nodes().iter().all(|n| n.op().is_stateless());
+                let stateless = state.op_states.iter().all(Option::is_none);
                 self.state = Some(state).filter(|_| stateless);
                 return Ok(outputs);
             }
