@@ -115,9 +115,10 @@ fn sizes_of(shapes: &Shapes, scopes: &[&Graph], value: ValueId) -> Option<Sizes>
         return Some(dims.into_iter().map(|d| (d as u64, false)).collect());
     }
     let (graph, outside) = scopes.split_last()?;
-    let value = graph.get_value(value)?;
-    let Some(ty) = value.known_type() else {
-        return sizes_of(shapes, outside, value.captured_from()?);
+    let held = graph.get_value(value)?;
+    let inferred = shapes.to_value_type(value).filter(|t| t.shape().is_some());
+    let Some(ty) = inferred.or_else(|| held.known_type()) else {
+        return sizes_of(shapes, outside, held.captured_from()?);
     };
     let size = |d: &Dim| d.known().map_or((1, true), |n| (n as u64, false));
     Some(ty.shape()?.iter().map(size).collect())
@@ -899,6 +900,16 @@ mod tests {
         let c = cost(
             r#"<opset_import: ["": 17]>
             net (float[N,4] x) => (float[N,2] y) <float[4,2] w = ones> { y = MatMul (x, w) }"#,
+        );
+        assert_eq!((c.macs, c.macs_assumed, c.macs_unknown), (8, true, 0));
+        let c = cost(
+            r#"<opset_import: ["": 17]>
+            net (float[N,2,2] x) => (float[N,2] y) <float[4,2] w = ones>
+            {
+                u = Flatten (x)
+                r = Relu (u)
+                y = MatMul (r, w)
+            }"#,
         );
         assert_eq!((c.macs, c.macs_assumed, c.macs_unknown), (8, true, 0));
     }
