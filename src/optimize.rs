@@ -9,7 +9,7 @@ use paring_ir::pass::{NoProgress, Progress};
 use paring_ir::report::PassReport;
 use paring_ir::{Dim, GraphError, Model, OptionError, Registry, Shape, ValueType};
 use serde::Serialize;
-use serde_json::{Map, Value as Json};
+use serde_json::Value as Json;
 
 use crate::data::{DataError, DataSet, RandomInputs, RunShapes, ShapeOptions};
 use crate::engine::TractEngine;
@@ -192,13 +192,9 @@ impl<'a> Optimizer<'a> {
         Ok(self.recipe(recipe))
     }
 
-    /// One more pass, with a map of options.
+    /// One more pass, with a map of options, or with null for none.
     #[must_use]
     pub fn pass(mut self, name: &str, options: Json) -> Optimizer<'a> {
-        let options = match options {
-            Json::Object(map) => map,
-            _ => Map::new(),
-        };
         self.recipe.push(name, options);
         self
     }
@@ -257,6 +253,13 @@ impl<'a> Optimizer<'a> {
             .transpose()?;
         let sources = self.sources(model, shapes, &data, &eval, &pipeline, &mut notes)?;
         let (mut judge, unvalidated) = self.judge(&engine, model, &sources, &pipeline)?;
+        if pipeline.has_limits() && (judge.is_none() || !s.validate) {
+            let reason = unvalidated.as_deref().unwrap_or("nothing is measured");
+            return Err(RunError::Unmeasured(format!(
+                "the limits (accept) can't be checked, as the models are not compared: {reason}"
+            ))
+            .into());
+        }
         let before = inspect(model, None, pipeline.is_lossy());
         let mut manager = self.manager(&engine, progress);
         manager.data = data.as_ref().map(|d| d as &dyn DataSource);
@@ -303,7 +306,9 @@ impl<'a> Optimizer<'a> {
         let Some(stop) = &self.settings.stop_after else {
             return Ok(());
         };
-        self.registry.find(stop)?;
+        self.registry
+            .find(stop)
+            .map_err(|e| e.within("--stop-after"))?;
         if pipeline.steps().any(|s| s.pass.info().name == stop) {
             return Ok(());
         }
@@ -426,10 +431,7 @@ impl<'a> Optimizer<'a> {
             Err(e @ (EngineError::Data(_) | EngineError::Input { .. })) => Err(e.into()),
             Err(e) => {
                 let reason = format!("the engine can't run the original: {e}");
-                if s.validate
-                    && !s.allow_unvalidated
-                    && (pipeline.is_lossy() || pipeline.limits_outputs())
-                {
+                if s.validate && !s.allow_unvalidated && pipeline.is_lossy() {
                     return Err(OptimizeError::Unvalidated { reason });
                 }
                 Ok((None, Some(reason)))

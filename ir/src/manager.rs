@@ -93,9 +93,9 @@ impl Pipeline {
         self.steps().any(|s| s.pass.info().effect == Effect::Lossy)
     }
 
-    /// Whether a limit is about outputs, so that it wants an engine.
-    pub fn limits_outputs(&self) -> bool {
-        self.accept.needs_outputs() || self.steps().any(|s| s.accept.needs_outputs())
+    /// Whether there are limits, on the whole or on a pass.
+    pub fn has_limits(&self) -> bool {
+        !self.accept.is_empty() || self.steps().any(|s| !s.accept.is_empty())
     }
 }
 
@@ -266,6 +266,11 @@ impl<'a> Manager<'a> {
 
     /// Runs a pipeline. On an error the model is in the state in which the error found it.
     pub fn run(&mut self, model: &mut Model, pipeline: &Pipeline) -> Result<Outcome, RunError> {
+        if self.judge.is_none() && pipeline.has_limits() {
+            return Err(RunError::Unmeasured(
+                "there are limits (accept), and nothing measures what they limit".to_owned(),
+            ));
+        }
         let original = self.judge.is_some().then(|| model.clone());
         let start = model.revision();
         let mut run = Run {
@@ -322,7 +327,7 @@ impl<'a> Manager<'a> {
     ) -> Result<(), RunError> {
         let info = step.pass.info();
         for &name in info.runs_first {
-            if run.ran.get(name) == Some(&model.revision()) {
+            if run.left(name, &Map::new()) == Some(model.revision()) {
                 continue;
             }
             let entry = self.registry.get(name).ok_or_else(|| RunError::Bug {
@@ -360,15 +365,16 @@ impl<'a> Manager<'a> {
         let step = planned.step();
         let info = step.pass.info();
         let lossy = info.effect == Effect::Lossy;
-        // In a later round a pass that last saw this very model has nothing to add.
-        if !lossy && run.ran.get(info.name) == Some(&model.revision()) {
+        let stops = self.stop_after.as_deref() == Some(info.name) && required_by.is_none();
+        // A pass that found nothing to do in this very model would find nothing again.
+        if !lossy && run.is_settled(step, model.revision()) {
+            run.outcome.stopped = stops;
             return Ok(());
         }
         if lossy {
             self.flush(model, run)?;
         }
-        let snapshot =
-            (lossy && (self.judge.is_some() || !step.accept.is_empty())).then(|| model.clone());
+        let snapshot = (lossy && self.judge.is_some()).then(|| model.clone());
         step.pass
             .requires(model)
             .map_err(|e| failed(info.name, e))?;
@@ -387,17 +393,19 @@ impl<'a> Manager<'a> {
         } else {
             report.before
         };
-        run.ran.insert(info.name, model.revision());
+        run.ran.insert(
+            (info.name, options_key(step.pass.given())),
+            (model.revision(), changed.is_yes()),
+        );
         if lossy && changed.is_yes() {
             self.judge_lossy(model, step, snapshot, &mut report, run)?;
         } else if changed.is_yes() {
-            run.pending.push(planned.clone());
+            run.pending.push((planned.clone(), run.done.len()));
         }
         if let Some(observer) = &mut self.observer {
             observer.after(&report, model);
         }
-        run.outcome.stopped =
-            self.stop_after.as_deref() == Some(info.name) && required_by.is_none();
+        run.outcome.stopped = stops;
         run.outcome.passes.push(report);
         Ok(())
     }
@@ -470,7 +478,9 @@ impl<'a> Manager<'a> {
                     changed.is_yes() && model.revision() != before,
                 ))
             }
-            Ok(Err(PassError::Cancelled)) => Err(RunError::Cancelled),
+            Ok(Err(PassError::Cancelled | PassError::Engine(EngineError::Cancelled))) => {
+                Err(RunError::Cancelled)
+            }
             Ok(Err(PassError::Bug(reason))) => Err(bug(reason)),
             Ok(Err(PassError::Graph(e))) => Err(bug(format!("an edit was refused: {e}"))),
             Ok(Err(e)) => Err(failed(name, e)),
@@ -520,25 +530,22 @@ impl<'a> Manager<'a> {
         run: &mut Run<'_>,
     ) -> Result<(), RunError> {
         let name = step.pass.info().name;
-        let breaches = match (&mut self.judge, &run.original) {
-            (Some(judge), Some(original)) => {
-                let measured = measure(&mut **judge, original, model, &step.accept)
-                    .map_err(|e| failed(name, e))?;
-                report.difference = measured.difference;
-                measured.breaches
-            }
-            _ if !step.accept.is_empty() => {
-                return Err(RunError::Unmeasured(format!(
-                    "{name} has limits (accept), and nothing is measured; leave out --no-validate"
-                )));
-            }
-            _ => Vec::new(),
-        };
+        let mut breaches = Vec::new();
+        if let (Some(judge), Some(original)) = (&mut self.judge, &run.original) {
+            let measured =
+                measure(&mut **judge, original, model, &step.accept).map_err(|e| match e {
+                    EngineError::Cancelled => RunError::Cancelled,
+                    e => failed(name, e),
+                })?;
+            report.difference = measured.difference;
+            breaches = measured.breaches;
+        }
         if let (false, Some(snapshot)) = (breaches.is_empty(), snapshot) {
             *model = snapshot;
             report.after = report.before;
             report.changed = false;
             report.undone = breaches;
+            run.done.pop();
         }
         run.anchor = self.judge.is_some().then(|| model.clone());
         Ok(())
@@ -547,11 +554,10 @@ impl<'a> Manager<'a> {
     /// Validates the exact passes since the last validation.
     fn flush(&mut self, model: &Model, run: &mut Run<'_>) -> Result<(), RunError> {
         let pending = std::mem::take(&mut run.pending);
-        let (Some(judge), Some(anchor), false) = (
-            self.judge.as_deref_mut(),
-            run.anchor.take(),
-            pending.is_empty(),
-        ) else {
+        if pending.is_empty() {
+            return Ok(());
+        }
+        let (Some(judge), Some(anchor)) = (self.judge.as_deref_mut(), run.anchor.take()) else {
             return Ok(());
         };
         let verdict = judge.compare_exact(&anchor, model);
@@ -562,8 +568,10 @@ impl<'a> Manager<'a> {
         if let Err(EngineError::Cancelled) = verdict {
             return Err(RunError::Cancelled);
         }
-        let culprit = self.bisect(&anchor, &pending);
-        let name = pending[culprit].step().pass.info().name;
+        let (culprit, done) = self.bisect(&anchor, &pending);
+        if self.cancel.load(Ordering::Relaxed) {
+            return Err(RunError::Cancelled);
+        }
         let reason = match verdict {
             Ok(v) => format!(
                 "it is exact and changed the outputs: {:.3e} relative to their size, where {:.1e} is noise",
@@ -571,39 +579,37 @@ impl<'a> Manager<'a> {
             ),
             Err(e) => format!("the engine ran the model before and not after it: {e}"),
         };
-        let steps = pending[..=culprit]
-            .iter()
-            .map(|p| {
-                (
-                    p.step().pass.info().name.to_owned(),
-                    p.step().pass.given().clone(),
-                )
-            })
-            .collect();
         Err(RunError::Bug {
-            pass: name.to_owned(),
+            pass: culprit.to_owned(),
             reason,
-            steps,
+            steps: run.done.iter().take(done).cloned().collect(),
         })
     }
 
-    /// The first of the passes after which the outputs differ from the anchor's.
-    fn bisect(&mut self, anchor: &Model, passes: &[Planned<'_>]) -> usize {
+    /// The first of the passes after which the outputs differ from the anchor's, and how many
+    /// passes of the whole run end with it.
+    fn bisect(&mut self, anchor: &Model, passes: &[Pending<'_>]) -> (&'static str, usize) {
         let (mut good, mut bad) = (0, passes.len());
         while bad - good > 1 {
             let middle = good + (bad - good) / 2;
-            if self.differs_after(anchor, &passes[..middle]) {
+            if self.differs_after(anchor, passes.iter().take(middle)) {
                 bad = middle;
             } else {
                 good = middle;
             }
         }
-        bad.saturating_sub(1)
+        passes
+            .get(good)
+            .map_or(("", 0), |(p, done)| (p.step().pass.info().name, *done))
     }
 
-    fn differs_after(&mut self, anchor: &Model, passes: &[Planned<'_>]) -> bool {
+    fn differs_after<'s, 'p: 's>(
+        &mut self,
+        anchor: &Model,
+        passes: impl Iterator<Item = &'s Pending<'p>>,
+    ) -> bool {
         let mut model = anchor.clone();
-        for p in passes {
+        for (p, _) in passes {
             let run = Run::default();
             let mut remarks = Remarks::default();
             if self
@@ -632,13 +638,13 @@ impl<'a> Manager<'a> {
             return Ok(());
         }
         let (Some(judge), Some(original)) = (&mut self.judge, &run.original) else {
-            return Err(RunError::Unmeasured(
-                "the recipe has limits (accept), and nothing is measured; leave out --no-validate"
-                    .to_owned(),
-            ));
+            return Ok(());
         };
-        let measured = measure(&mut **judge, original, model, &pipeline.accept)
-            .map_err(|e| RunError::Unmeasured(format!("a limit can't be checked: {e}")))?;
+        let measured =
+            measure(&mut **judge, original, model, &pipeline.accept).map_err(|e| match e {
+                EngineError::Cancelled => RunError::Cancelled,
+                e => RunError::Unmeasured(format!("a limit can't be checked: {e}")),
+            })?;
         if measured.breaches.is_empty() {
             return Ok(());
         }
@@ -695,6 +701,14 @@ impl Planned<'_> {
     }
 }
 
+/// An exact pass that was not validated yet, and how many passes had run with it.
+type Pending<'p> = (Planned<'p>, usize);
+
+/// A text that two sets of options share only when they are equal.
+fn options_key(options: &Map<String, Json>) -> String {
+    serde_json::to_string(options).unwrap_or_default()
+}
+
 /// The state of one run.
 #[derive(Default)]
 struct Run<'p> {
@@ -702,17 +716,29 @@ struct Run<'p> {
     /// The model at the start of the present run of exact passes.
     anchor: Option<Model>,
     /// The exact passes since then that changed something.
-    pending: Vec<Planned<'p>>,
-    /// All passes that ran, with their options.
+    pending: Vec<Pending<'p>>,
+    /// All passes that ran and were not undone, with their options.
     done: Vec<(String, Map<String, Json>)>,
-    /// The revision that each pass left.
-    ran: BTreeMap<&'static str, u64>,
+    /// The revision that each pass left with its options, and whether it had edited the model.
+    ran: BTreeMap<(&'static str, String), (u64, bool)>,
     outcome: Outcome,
 }
 
 impl Run<'_> {
     fn steps(&self) -> Vec<(String, Map<String, Json>)> {
         self.done.clone()
+    }
+
+    /// The revision that a pass with these options left.
+    fn left(&self, name: &'static str, options: &Map<String, Json>) -> Option<u64> {
+        let (revision, _) = self.ran.get(&(name, options_key(options)))?;
+        Some(*revision)
+    }
+
+    /// Whether a pass with these options found nothing to do in this revision.
+    fn is_settled(&self, step: &Step, revision: u64) -> bool {
+        let key = (step.pass.info().name, options_key(step.pass.given()));
+        self.ran.get(&key) == Some(&(revision, false))
     }
 }
 
@@ -723,3 +749,6 @@ fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
         .or_else(|| payload.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "no message".to_owned())
 }
+
+#[cfg(test)]
+mod tests;

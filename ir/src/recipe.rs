@@ -33,6 +33,9 @@ pub fn from_json(recipe: &Json, registry: &Registry) -> Result<Pipeline, OptionE
         return Err(invalid("recipe", "expected a map with the key passes"));
     };
     known_keys("recipe", map, &["description", "passes", "accept"])?;
+    if map.get("description").is_some_and(|d| !d.is_string()) {
+        return Err(invalid("description", "expected text"));
+    }
     let Some(Json::Array(steps)) = map.get("passes") else {
         return Err(invalid("passes", "expected a list of passes"));
     };
@@ -48,7 +51,7 @@ pub fn from_json(recipe: &Json, registry: &Registry) -> Result<Pipeline, OptionE
     Ok(pipeline)
 }
 
-/// Makes one step: `name`, `{name: {option: value}}` or `{repeat: {max, passes}}`.
+/// Makes one step, whose place `path` names for messages: `name`, `{name: {option: value}}` or `{repeat: {max, passes}}`.
 pub fn item(path: &str, step: &Json, registry: &Registry) -> Result<Item, OptionError> {
     let (name, options) = name_and_options(path, step)?;
     if name != "repeat" {
@@ -97,18 +100,12 @@ pub fn pass(
     registry: &Registry,
 ) -> Result<Step, OptionError> {
     let accept = match options.remove("accept") {
-        Some(limits) => accept(&format!("{path}.{name}.accept"), &limits)?,
+        Some(limits) => accept(&format!("{name}.accept"), &limits).map_err(|e| e.within(path))?,
         None => Accept::default(),
     };
-    let entry = registry.find(name).map_err(|e| match e {
-        OptionError::Invalid { path: what, reason } => OptionError::Invalid {
-            path: format!("{path}.{what}"),
-            reason,
-        },
-        other => other,
-    })?;
+    let entry = registry.find(name).map_err(|e| e.within(path))?;
     Ok(Step {
-        pass: entry.make(&options)?,
+        pass: entry.make(&options).map_err(|e| e.within(path))?,
         accept,
     })
 }
@@ -174,14 +171,19 @@ fn invalid(path: impl Into<String>, reason: impl Into<String>) -> OptionError {
 /// The JSON schema of a recipe over the passes of a registry, for editors.
 pub fn json_schema(registry: &Registry) -> Json {
     let mut defs = Map::new();
-    let limits = hoist(schemars::schema_for!(Accept).to_value(), &mut defs);
+    let limits = hoist(
+        "accept",
+        schemars::schema_for!(Accept).to_value(),
+        &mut defs,
+    );
     defs.insert("accept".into(), limits);
     let mut names = Vec::new();
     let mut forms = Vec::new();
     for entry in registry.passes() {
-        names.push(json!(entry.info.name));
-        let narrow = narrow_schema(&hoist(entry.schema(), &mut defs));
-        let mut options = hoist(entry.schema(), &mut defs);
+        let name = entry.info.name;
+        names.push(json!(name));
+        let mut options = hoist(name, entry.schema(), &mut defs);
+        let narrow = narrow_schema(&options);
         let level = json!({
             "type": "object",
             "additionalProperties": { "anyOf": [{ "const": "skip" }, narrow] },
@@ -195,14 +197,13 @@ pub fn json_schema(registry: &Registry) -> Json {
             }
             o.insert("additionalProperties".into(), json!(false));
             o.insert("description".into(), json!(entry.info.summary));
-            o.remove("$schema");
         }
-        defs.insert(format!("options of {}", entry.info.name), options);
-        let reference = format!("#/$defs/options of {}", entry.info.name).replace(' ', "%20");
+        defs.insert(format!("options-{name}"), options);
+        let reference = format!("#/$defs/options-{name}");
         forms.push(json!({
             "type": "object",
-            "properties": { entry.info.name: { "anyOf": [{ "$ref": reference }, { "type": "null" }] } },
-            "required": [entry.info.name],
+            "properties": { name: { "anyOf": [{ "$ref": reference }, { "type": "null" }] } },
+            "required": [name],
             "additionalProperties": false,
         }));
     }
@@ -244,16 +245,46 @@ fn narrow_schema(options: &Json) -> Json {
     }
     if let Some(o) = narrow.as_object_mut() {
         o.insert("additionalProperties".into(), json!(false));
-        o.remove("$schema");
-        o.remove("title");
     }
     narrow
 }
 
-/// Moves a schema's own definitions to the common ones.
-fn hoist(mut schema: Json, defs: &mut Map<String, Json>) -> Json {
-    if let Some(Json::Object(own)) = schema.as_object_mut().and_then(|o| o.remove("$defs")) {
-        defs.extend(own);
+/// Moves a schema's own definitions to the common ones, under names that no other pass has.
+fn hoist(owner: &str, mut schema: Json, defs: &mut Map<String, Json>) -> Json {
+    let own = schema.as_object_mut().and_then(|o| o.remove("$defs"));
+    if let Some(Json::Object(own)) = own {
+        for (name, mut definition) in own {
+            requalify(owner, &mut definition);
+            defs.insert(format!("{owner}.{name}"), definition);
+        }
+        requalify(owner, &mut schema);
+    }
+    if let Some(o) = schema.as_object_mut() {
+        o.remove("$schema");
+        o.remove("title");
     }
     schema
 }
+
+/// Rewrites references to definitions for their new names.
+fn requalify(owner: &str, schema: &mut Json) {
+    match schema {
+        Json::Object(map) => {
+            for (key, inner) in map {
+                match inner {
+                    Json::String(target) if key == "$ref" => {
+                        if let Some(name) = target.strip_prefix("#/$defs/") {
+                            *target = format!("#/$defs/{owner}.{name}");
+                        }
+                    }
+                    inner => requalify(owner, inner),
+                }
+            }
+        }
+        Json::Array(items) => items.iter_mut().for_each(|i| requalify(owner, i)),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -48,15 +48,19 @@ pub struct Accept {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_sqnr_db: Option<f64>,
     /// The least mean cosine of the outputs against the original.
+    #[schemars(range(min = -1.0, max = 1.0))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_cosine: Option<f64>,
     /// The most top-1 accuracy that may be lost, in percentage points; wants labelled data.
+    #[schemars(range(min = -100.0, max = 100.0))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_accuracy_drop: Option<f64>,
     /// The most that the latency may be, over the original's.
+    #[schemars(range(min = 0.0))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_latency_ratio: Option<f64>,
     /// The most that the file may be, over the original's.
+    #[schemars(range(min = 0.0))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_size_ratio: Option<f64>,
 }

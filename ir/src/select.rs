@@ -65,6 +65,20 @@ pub enum OptionError {
     },
 }
 
+impl OptionError {
+    /// The same error one level further in: `path` is put in front of where it is.
+    #[must_use]
+    pub fn within(mut self, outer: &str) -> OptionError {
+        let (OptionError::UnknownKey { path, .. }
+        | OptionError::Invalid { path, .. }
+        | OptionError::WholePass { path, .. }) = &mut self;
+        if !outer.is_empty() {
+            *path = format!("{outer}.{path}");
+        }
+        self
+    }
+}
+
 fn suggest(nearest: &Option<String>, known: &[String]) -> String {
     match nearest {
         Some(n) => format!("did you mean \"{n}\"?"),
@@ -136,9 +150,10 @@ impl<T> OptionSet<T> {
             return Setting::Apply(&self.whole);
         }
         let o = graph.op(op);
-        let ty = self.by_type.iter().position(|(t, _)| {
-            **t == **o.op_type() || *t == format!("{}::{}", o.domain(), o.op_type())
-        });
+        let ty = self
+            .by_type
+            .iter()
+            .position(|(t, _)| o.is(t) || *t == format!("{}::{}", o.domain(), o.op_type()));
         let label = graph.op_label(op);
         let found = match self.by_name.iter().rev().find(|r| r.glob.is_match(&*label)) {
             Some(rule) => match ty {
@@ -358,7 +373,8 @@ fn overlay(base: &mut Json, over: &Json) {
     }
 }
 
-/// Refuses keys that a JSON schema doesn't know, wherever they stand in a value.
+/// Refuses keys that a JSON schema doesn't know and numbers that are out of its range, wherever
+/// they stand in a value.
 ///
 /// `reserved` are more keys that may be suggested at the outermost level.
 pub fn check_keys(
@@ -405,8 +421,31 @@ pub fn check_keys(
             }
             Ok(())
         }
+        Json::Number(_) => check_range(path, value, shape),
         _ => Ok(()),
     }
+}
+
+/// Checks a number against the least and the largest value that a JSON schema gives.
+fn check_range(path: &str, value: &Json, shape: &Json) -> Result<(), OptionError> {
+    let bound = |key: &str| shape.get(key).and_then(Json::as_f64);
+    let (low, high) = (bound("minimum"), bound("maximum"));
+    let Some(found) = value.as_f64() else {
+        return Ok(());
+    };
+    if low.is_none_or(|l| found >= l) && high.is_none_or(|h| found <= h) {
+        return Ok(());
+    }
+    let expected = match (low, high) {
+        (Some(l), Some(h)) => format!("a number from {l} to {h}"),
+        (Some(l), None) => format!("a number of at least {l}"),
+        (None, Some(h)) => format!("a number of at most {h}"),
+        (None, None) => return Ok(()),
+    };
+    Err(OptionError::Invalid {
+        path: path.to_owned(),
+        reason: format!("expected {expected}, found {value}"),
+    })
 }
 
 fn deref<'a>(shape: &'a Json, root: &'a Json) -> &'a Json {
@@ -431,3 +470,6 @@ fn object_shape<'a>(shape: &'a Json, root: &'a Json) -> Option<&'a Json> {
         .map(|s| deref(s, root))
         .find(|s| s.get("properties").is_some())
 }
+
+#[cfg(test)]
+mod tests;

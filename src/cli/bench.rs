@@ -3,20 +3,22 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use paring_ir::escape;
 use serde::Serialize;
 
 use super::args::{Bench as BenchArgs, Common};
 use super::exit::{Exit, failure};
-use super::inspect::table;
 use super::io;
-use super::terminal::BOLD;
+use super::terminal::{BOLD, PLAIN, clean, line, plural, short, table};
 use crate::data::{RandomInputs, RunShapes};
 use crate::engine::TractEngine;
-use crate::validate::{Bench, Latency, Profile, TimeOptions, bench, profile, time_pair};
+use crate::validate::{
+    Bench, Latency, Profile, ProfileRow, TimeOptions, bench, profile, time_pair,
+};
 
 /// Rows of the profile that are shown.
 const SHOWN: usize = 20;
+/// Names are cut to this width.
+const NAME: usize = 44;
 
 #[derive(Default, Serialize)]
 struct Measured {
@@ -79,38 +81,65 @@ pub(super) fn run(common: &Common, args: &BenchArgs) -> anyhow::Result<Exit> {
 
 fn text(m: &Measured) -> Result<String, std::fmt::Error> {
     let mut out = String::new();
+    let how = |threads, runs: String| format!("{}, {runs}", plural(threads, "thread"));
     if let Some(b) = &m.bench {
-        writeln!(
-            out,
-            "{BOLD}{:.3} ms{BOLD:#} [{:.3}, {:.3}], best {:.3} ms ({} runs, {} threads)",
-            b.median_ms, b.median_low_ms, b.median_high_ms, b.min_ms, b.runs, b.threads
-        )?;
+        let text = format!(
+            "{:.3} ms [{:.3}, {:.3}], best {:.3} ms",
+            b.median_ms, b.median_low_ms, b.median_high_ms, b.min_ms
+        );
+        out += &line(BOLD, "latency", &text);
+        out += &line(PLAIN, "", &how(b.threads, plural(b.runs, "run")));
     }
     if let Some(l) = &m.latency {
+        let text = format!(
+            "{:.3} ms -> {:.3} ms, ratio {:.3} [{:.3}, {:.3}]",
+            l.before_ms, l.after_ms, l.ratio, l.ratio_low, l.ratio_high
+        );
+        out += &line(BOLD, "latency", &text);
+        out += &line(PLAIN, "", &how(l.threads, plural(l.runs, "pair")));
+    }
+    for (i, note) in m.notes.iter().enumerate() {
+        out += &line(BOLD, if i == 0 { "notes" } else { "" }, &clean(note));
+    }
+    for (i, p) in m.profiles.iter().enumerate() {
+        let which = match m.profiles.len() {
+            1 => "",
+            _ if i == 0 => " of the first model",
+            _ => " of the second model",
+        };
         writeln!(
             out,
-            "{BOLD}{:.3} ms -> {:.3} ms{BOLD:#}, ratio {:.3} [{:.3}, {:.3}] ({} pairs, {} threads)",
-            l.before_ms, l.after_ms, l.ratio, l.ratio_low, l.ratio_high, l.runs, l.threads
+            "\n{BOLD}Operators{which}{BOLD:#}, {:.3} ms",
+            p.total_ms
         )?;
-    }
-    for p in &m.profiles {
-        writeln!(out, "\n{BOLD}{:.3} ms{BOLD:#} in operators", p.total_ms)?;
-        for (what, rows) in [("type", &p.types), ("operator", &p.nodes)] {
-            let mut table = table(&[what, "kind", "count", "ms", "share"], 2);
-            for r in rows.iter().take(SHOWN) {
-                table.add_row([
-                    escape(&r.name),
-                    escape(&r.op),
-                    r.count.to_string(),
-                    format!("{:.3}", r.ms),
-                    format!("{:.1} %", 100.0 * r.share),
-                ]);
-            }
-            writeln!(out, "{table}")?;
-        }
-    }
-    for note in &m.notes {
-        writeln!(out, "note: {note}")?;
+        by_type(&mut out, &p.types)?;
+        by_operator(&mut out, &p.nodes)?;
     }
     Ok(out)
+}
+
+fn by_type(out: &mut String, rows: &[ProfileRow]) -> std::fmt::Result {
+    let mut table = table(&["type", "count", "ms", "share"], 1);
+    for r in rows.iter().take(SHOWN) {
+        table.add_row([
+            short(&r.name, NAME),
+            r.count.to_string(),
+            format!("{:.3}", r.ms),
+            format!("{:.1} %", 100.0 * r.share),
+        ]);
+    }
+    writeln!(out, "{}\n", table.trim_fmt())
+}
+
+fn by_operator(out: &mut String, rows: &[ProfileRow]) -> std::fmt::Result {
+    let mut table = table(&["operator", "type", "ms", "share"], 2);
+    for r in rows.iter().take(SHOWN) {
+        table.add_row([
+            short(&r.name, NAME),
+            short(&r.op, NAME / 2),
+            format!("{:.3}", r.ms),
+            format!("{:.1} %", 100.0 * r.share),
+        ]);
+    }
+    writeln!(out, "{}", table.trim_fmt())
 }

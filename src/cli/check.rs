@@ -3,13 +3,17 @@
 use super::args::{Check, Common};
 use super::exit::{Exit, failure};
 use super::io;
+use super::terminal::clean;
 
 pub(super) fn run(common: &Common, args: &Check) -> anyhow::Result<Exit> {
     let loaded = io::read(common, &args.model)?;
     match paring_ir::verify::verify(&loaded.model) {
         Ok(()) => {
             if !common.quiet {
-                io::print(&format!("{}: valid\n", args.model.display()))?;
+                io::print(&format!(
+                    "{}: valid\n",
+                    clean(&args.model.display().to_string())
+                ))?;
             }
             Ok(Exit::Success)
         }

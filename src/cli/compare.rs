@@ -3,14 +3,12 @@
 use std::fmt::Write;
 
 use paring_ir::engine::DataSource;
-use paring_ir::escape;
 use serde::Serialize;
 
 use super::args::{Common, Compare};
 use super::exit::{Exit, failure};
-use super::inspect::table;
 use super::io;
-use super::terminal::{BOLD, bytes, count};
+use super::terminal::{BOLD, PLAIN, bytes, clean, count, line, plural, short, table};
 use crate::data::{DataSet, RandomInputs, RunShapes};
 use crate::engine::TractEngine;
 use crate::inspect::{Inspection, inspect};
@@ -18,6 +16,8 @@ use crate::validate::{CompareOptions, Validation, compare};
 
 /// Runs of random inputs when there is no data.
 const RANDOM_RUNS: usize = 8;
+/// Names are cut to this width.
+const NAME: usize = 34;
 
 #[derive(Serialize)]
 struct Comparison {
@@ -76,38 +76,51 @@ fn text(c: &Comparison) -> Result<String, std::fmt::Error> {
     let v = &c.validation;
     let (a, b) = (&c.before, &c.after);
     let mut sizes = table(&["", "first", "second"], 1);
-    sizes.add_row(["nodes".to_owned(), count(a.cost.nodes), count(b.cost.nodes)]);
-    sizes.add_row([
-        "parameters".to_owned(),
-        count(a.cost.parameters),
-        count(b.cost.parameters),
-    ]);
-    sizes.add_row(["MACs".to_owned(), count(a.cost.macs), count(b.cost.macs)]);
-    sizes.add_row([
-        "file".to_owned(),
-        bytes(a.file_bytes.unwrap_or(0)),
-        bytes(b.file_bytes.unwrap_or(0)),
-    ]);
-    writeln!(out, "{sizes}\n")?;
-    writeln!(
-        out,
-        "{BOLD}outputs{BOLD:#} with {} on {} samples of {}",
-        v.engine, v.samples, v.data
-    )?;
-    let mut outputs = table(
-        &[
-            "output",
-            "max-abs",
-            "relative",
-            "SQNR",
-            "cosine",
-            "mismatches",
-        ],
-        1,
-    );
+    let mut row = |name: &str, a: String, b: String| {
+        sizes.add_row([name.to_owned(), a, b]);
+    };
+    row("nodes", count(a.cost.nodes), count(b.cost.nodes));
+    let parameters = |i: &Inspection| count(i.cost.parameters);
+    row("parameters", parameters(a), parameters(b));
+    row("MACs", count(a.cost.macs), count(b.cost.macs));
+    let file = |i: &Inspection| i.file_bytes.map_or_else(String::new, bytes);
+    row("file", file(a), file(b));
+    writeln!(out, "{}\n", sizes.trim_fmt())?;
+    outputs(&mut out, v)?;
+    let on = plural(v.samples, "sample");
+    let how = format!("{}, {on} of {}", v.engine, clean(&v.data));
+    out += &line(BOLD, "compared", &how);
+    if let Some(noise) = v.noise {
+        let floor = noise.max(v.floor());
+        let text = format!("up to {floor:.1e} relative is noise of the engine");
+        out += &line(PLAIN, "", &text);
+    }
+    if let Some(t) = v.top1_agreement {
+        out += &line(BOLD, "top-1", &format!("agrees on {:.1} %", 100.0 * t));
+    }
+    if let (Some(a), Some(b)) = (v.accuracy_before, v.accuracy_after) {
+        let text = format!("{:.2} % and {:.2} %", 100.0 * a, 100.0 * b);
+        out += &line(BOLD, "accuracy", &text);
+    }
+    for (i, note) in v.notes.iter().enumerate() {
+        out += &line(BOLD, if i == 0 { "notes" } else { "" }, &clean(note));
+    }
+    Ok(out)
+}
+
+fn outputs(out: &mut String, v: &Validation) -> std::fmt::Result {
+    let header = [
+        "output",
+        "max-abs",
+        "relative",
+        "SQNR",
+        "cosine",
+        "mismatches",
+    ];
+    let mut table = table(&header, 1);
     for o in &v.outputs {
-        outputs.add_row([
-            o.name.clone(),
+        table.add_row([
+            short(&o.name, NAME),
             format!("{:.3e}", o.max_abs),
             format!("{:.3e}", o.max_rel),
             o.sqnr_db
@@ -116,22 +129,5 @@ fn text(c: &Comparison) -> Result<String, std::fmt::Error> {
             o.mismatches.to_string(),
         ]);
     }
-    writeln!(out, "{outputs}")?;
-    if let Some(noise) = v.noise {
-        writeln!(
-            out,
-            "  up to {:.1e} relative is noise of the engine",
-            noise.max(v.floor())
-        )?;
-    }
-    if let Some(t) = v.top1_agreement {
-        writeln!(out, "  top-1 agrees on {:.1} %", 100.0 * t)?;
-    }
-    if let (Some(a), Some(b)) = (v.accuracy_before, v.accuracy_after) {
-        writeln!(out, "  accuracy {:.2} % and {:.2} %", 100.0 * a, 100.0 * b)?;
-    }
-    for note in &v.notes {
-        writeln!(out, "  note: {}", escape(note))?;
-    }
-    Ok(out)
+    writeln!(out, "{}\n", table.trim_fmt())
 }

@@ -7,7 +7,7 @@ use paring_ir::escape;
 use super::args::{Common, Diff as DiffArgs};
 use super::exit::{Exit, failure};
 use super::io;
-use super::terminal::{BAD, BOLD, DIM, GOOD, WARN};
+use super::terminal::{BAD, BOLD, DIM, GOOD, WARN, clean};
 use crate::diff::{Diff, Difference, OpRef, TensorChange, diff};
 
 pub(super) fn run(common: &Common, args: &DiffArgs) -> anyhow::Result<Exit> {
@@ -52,10 +52,10 @@ fn text(d: &Diff) -> Result<String, std::fmt::Error> {
     }
     let tensors = &d.initializers;
     for (name, ty) in &tensors.removed {
-        writeln!(out, "{BAD}- tensor {} {ty}{BAD:#}", escape(name))?;
+        writeln!(out, "{BAD}- tensor {} {}{BAD:#}", escape(name), clean(ty))?;
     }
     for (name, ty) in &tensors.added {
-        writeln!(out, "{GOOD}+ tensor {} {ty}{GOOD:#}", escape(name))?;
+        writeln!(out, "{GOOD}+ tensor {} {}{GOOD:#}", escape(name), clean(ty))?;
     }
     for c in &tensors.changed {
         writeln!(
@@ -126,9 +126,9 @@ fn difference(out: &mut String, d: &Difference, indent: &str) -> std::fmt::Resul
 fn tensor_text(c: &TensorChange) -> String {
     let mut parts = Vec::new();
     if c.before != c.after {
-        parts.push(format!("{} -> {}", c.before, c.after));
+        parts.push(format!("{} -> {}", clean(&c.before), clean(&c.after)));
     } else {
-        parts.push(c.before.clone());
+        parts.push(clean(&c.before));
     }
     if let (Some(max), Some(norm)) = (c.max_abs, c.relative_norm) {
         parts.push(format!("max-abs {max:.3e}, relative norm {norm:.3e}"));

@@ -1,11 +1,13 @@
-//! Exit codes. They are stable; README.md lists them.
+//! Exit codes. They are stable; `docs/json.md` lists them.
 
 use std::process::ExitCode;
 
+use paring_ir::engine::EngineError;
 use paring_ir::manager::RunError;
 use paring_ir::{OptionError, PassError};
 
 use crate::onnx::{ReadError, WriteError};
+use crate::optimize::OptimizeError;
 use crate::pipeline::RecipeError;
 
 /// How the tool ended.
@@ -75,18 +77,41 @@ fn of_one(e: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if e.is::<RecipeError>() || e.is::<OptionError>() {
         return Some(Exit::BadRecipe);
     }
-    if let Some(e) = e.downcast_ref::<RunError>() {
-        return Some(match e {
-            RunError::Limits { .. } => Exit::Limit,
-            RunError::Bug { .. } => Exit::Bug,
-            RunError::Cancelled => Exit::Cancelled,
-            RunError::Pass { source, .. } if matches!(**source, PassError::Options(_)) => {
-                Exit::BadRecipe
-            }
-            _ => Exit::Precondition,
-        });
+    if let Some(e) = e.downcast_ref::<OptimizeError>() {
+        return of_optimize(e);
     }
-    None
+    if let Some(e) = e.downcast_ref::<RunError>() {
+        return Some(of_run(e));
+    }
+    if let Some(EngineError::Cancelled) = e.downcast_ref() {
+        return Some(Exit::Cancelled);
+    }
+    // What is read has errors of its own, so this is about what is written.
+    e.is::<std::io::Error>().then_some(Exit::Write)
+}
+
+/// The variants are transparent, so what they hold is no link of the chain.
+fn of_optimize(e: &OptimizeError) -> Option<Exit> {
+    match e {
+        OptimizeError::Recipe(_) | OptimizeError::Options(_) => Some(Exit::BadRecipe),
+        OptimizeError::Run(e) => Some(of_run(e)),
+        OptimizeError::Invalid(_) => Some(Exit::BadModel),
+        OptimizeError::Engine(EngineError::Cancelled) => Some(Exit::Cancelled),
+        OptimizeError::Graph(_) => Some(Exit::Bug),
+        _ => Some(Exit::Precondition),
+    }
+}
+
+fn of_run(e: &RunError) -> Exit {
+    match e {
+        RunError::Limits { .. } => Exit::Limit,
+        RunError::Bug { .. } => Exit::Bug,
+        RunError::Cancelled => Exit::Cancelled,
+        RunError::Pass { source, .. } if matches!(**source, PassError::Options(_)) => {
+            Exit::BadRecipe
+        }
+        _ => Exit::Precondition,
+    }
 }
 
 /// Whether the reader of our output went away, as `| head` does: no failure.

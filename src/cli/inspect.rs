@@ -2,17 +2,19 @@
 
 use std::fmt::Write;
 
-use comfy_table::{CellAlignment, Table, presets};
 use paring_ir::escape;
 
 use super::args::{Common, Inspect};
 use super::exit::Exit;
 use super::io;
-use super::terminal::{BOLD, DIM, bytes, count};
+use super::terminal::{BOLD, DIM, bytes, clean, count, plural, short, table};
 use crate::inspect::{Details, details};
 
 /// Rows of the lists of tensors and of operators that are shown.
 const SHOWN: usize = 10;
+/// Names in these lists are cut to this width, and types.
+const NAME: usize = 34;
+const TYPE: usize = 22;
 
 pub(super) fn run(common: &Common, args: &Inspect) -> anyhow::Result<Exit> {
     let loaded = io::read(common, &args.model)?;
@@ -23,19 +25,6 @@ pub(super) fn run(common: &Common, args: &Inspect) -> anyhow::Result<Exit> {
         io::print(&text(&args.model.display().to_string(), &details)?)?;
     }
     Ok(Exit::Success)
-}
-
-/// A table without lines, whose columns from `numbers` on are aligned to the right.
-pub(super) fn table(header: &[&str], numbers: usize) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(header);
-    for (i, column) in table.column_iter_mut().enumerate() {
-        column.set_padding((if i == 0 { 2 } else { 0 }, 2));
-        if i >= numbers {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    table
 }
 
 fn text(name: &str, d: &Details) -> Result<String, std::fmt::Error> {
@@ -63,30 +52,36 @@ fn text(name: &str, d: &Details) -> Result<String, std::fmt::Error> {
     };
     writeln!(
         out,
-        "  {} operators{constants}, {} parameters in {}{size}",
-        n.cost.nodes,
+        "  {}{constants}, {} parameters in {}{size}",
+        plural(
+            usize::try_from(n.cost.nodes).unwrap_or(usize::MAX),
+            "operator"
+        ),
         count(n.cost.parameters),
         bytes(n.cost.weight_bytes)
     )?;
-    let assumed = if n.cost.macs_assumed {
-        ", open sizes taken as 1"
-    } else {
-        ""
-    };
+    let mut macs = format!("{} MACs", count(n.cost.macs));
+    if n.cost.macs_assumed {
+        macs += " (open sizes taken as 1)";
+    }
+    if n.cost.macs_unknown > 0 {
+        macs += &format!(
+            " and those of {} more",
+            plural(n.cost.macs_unknown, "operator")
+        );
+    }
+    let zeros = 100.0 * n.sparsity.unwrap_or(0.0);
+    writeln!(out, "  {macs}, {zeros:.1} % of the parameters are zero")?;
+    let s = &d.shapes;
     writeln!(
         out,
-        "  {} MACs{assumed}, {:.1} % of the parameters are zero",
-        count(n.cost.macs),
-        100.0 * n.sparsity.unwrap_or(0.0)
-    )?;
-    writeln!(
-        out,
-        "  shapes: {} of {} known, {} to the last dimension",
-        d.shapes.ranked, d.shapes.values, d.shapes.fixed
+        "  shapes: the rank of {} of {} values is known, every size of {}",
+        s.ranked, s.values, s.fixed
     )?;
     for (label, ports) in [("input", &d.inputs), ("output", &d.outputs)] {
         for p in ports {
-            writeln!(out, "  {label:6} {}  {DIM}{}{DIM:#}", escape(&p.name), p.ty)?;
+            let (name, ty) = (escape(&p.name), clean(&p.ty));
+            writeln!(out, "  {label:6} {name}  {DIM}{ty}{DIM:#}")?;
         }
     }
     if !d.functions.is_empty() {
@@ -110,17 +105,14 @@ fn operators(out: &mut String, d: &Details) -> std::fmt::Result {
     let mut ops: Vec<(&String, &usize)> = d.numbers.cost.operators.iter().collect();
     ops.sort_by(|a, b| b.1.cmp(a.1).then_with(|| a.0.cmp(b.0)));
     writeln!(out, "\n{BOLD}Operators{BOLD:#}")?;
-    let width = ops
-        .iter()
-        .map(|(n, _)| n.chars().count())
-        .max()
-        .unwrap_or(0)
-        + 8;
-    let per_line = (92 / width.max(1)).max(1);
-    for line in ops.chunks(per_line) {
+    let ops: Vec<(String, usize)> = ops.iter().map(|(n, c)| (short(n, NAME), **c)).collect();
+    let longest = ops.iter().map(|(n, _)| n.chars().count()).max();
+    let width = longest.unwrap_or(0) + 2;
+    let per_line = 98 / (width + 6);
+    for line in ops.chunks(per_line.max(1)) {
         let cells: Vec<String> = line
             .iter()
-            .map(|(n, c)| format!("{c:>5} {:<w$}", escape(n), w = width - 6))
+            .map(|(n, c)| format!("{c:>6} {n:<width$}"))
             .collect();
         writeln!(out, "{}", cells.concat().trim_end())?;
     }
@@ -140,18 +132,18 @@ fn tensors(out: &mut String, d: &Details) -> std::fmt::Result {
     for t in d.tensors.iter().take(SHOWN) {
         let used = match t.used_by.as_slice() {
             [] => "nothing".to_owned(),
-            [one] => escape(one),
-            [first, rest @ ..] => format!("{} and {} more", escape(first), rest.len()),
+            [one] => short(one, NAME),
+            [first, rest @ ..] => format!("{} and {} more", short(first, NAME - 11), rest.len()),
         };
         table.add_row([
-            escape(&t.name),
-            t.ty.clone(),
+            short(&t.name, NAME),
+            short(&t.ty, TYPE),
             used,
             bytes(t.bytes),
             format!("{:.1} %", 100.0 * t.sparsity),
         ]);
     }
-    writeln!(out, "{table}")
+    writeln!(out, "{}", table.trim_fmt())
 }
 
 fn layers(out: &mut String, d: &Details) -> std::fmt::Result {
@@ -170,12 +162,12 @@ fn layers(out: &mut String, d: &Details) -> std::fmt::Result {
     for l in layers.into_iter().take(SHOWN) {
         let share = 100.0 * l.macs as f64 / total as f64;
         table.add_row([
-            escape(&l.name),
-            escape(&l.op_type),
-            l.output.clone(),
+            short(&l.name, NAME),
+            short(&l.op_type, TYPE),
+            short(&l.output, TYPE),
             count(l.macs),
             format!("{share:.1} %"),
         ]);
     }
-    writeln!(out, "{table}")
+    writeln!(out, "{}", table.trim_fmt())
 }

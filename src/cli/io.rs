@@ -28,7 +28,7 @@ pub(super) fn read(common: &Common, path: &Path) -> anyhow::Result<Loaded> {
         std::io::stdin()
             .lock()
             .read_to_end(&mut bytes)
-            .context("standard input")?;
+            .map_err(|e| failure(Exit::BadModel, format!("standard input: {e}")))?;
         onnx::read_bytes(bytes.into(), None, &options).context("standard input")?
     } else {
         onnx::read_file(path, &options)?
@@ -57,9 +57,36 @@ pub(super) fn shape_options(running: &Running) -> anyhow::Result<ShapeOptions> {
 
 /// Prints JSON to standard output.
 pub(super) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
-    let text = serde_json::to_string_pretty(value)?;
-    writeln!(std::io::stdout().lock(), "{text}")?;
+    writeln!(std::io::stdout().lock(), "{}", to_json(value)?)?;
     Ok(())
+}
+
+/// JSON for people and programs. What a terminal would obey is escaped, also where JSON doesn't
+/// ask for it.
+pub(super) fn to_json(value: &impl Serialize) -> anyhow::Result<String> {
+    let text = serde_json::to_string_pretty(value)?;
+    // Outside of strings JSON is plain ASCII, so whatever is found stands in a string.
+    let harmless = |c: char| c == '\n' || c == ' ' || c.is_ascii_graphic() || !is_obeyed(c);
+    if text.chars().all(harmless) {
+        return Ok(text);
+    }
+    let mut out = String::with_capacity(text.len() + 64);
+    for c in text.chars() {
+        if harmless(c) {
+            out.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                out.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    Ok(out)
+}
+
+fn is_obeyed(c: char) -> bool {
+    let mut buffer = [0; 4];
+    let text: &str = c.encode_utf8(&mut buffer);
+    paring_ir::escape(text) != text
 }
 
 /// Prints text to standard output, with colour where that is a terminal.

@@ -7,6 +7,7 @@ mod compare;
 mod diff;
 mod exit;
 mod inspect;
+mod interrupt;
 mod io;
 mod optimize;
 mod passes;

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
-use anyhow::Context;
 use paring_ir::manager::{Observer, RunError};
 use paring_ir::report::PassReport;
 use paring_ir::text::{PrintOptions, print_model};
@@ -12,9 +12,10 @@ use paring_ir::{Model, Registry, escape};
 
 use super::args::{Common, External, Optimize};
 use super::exit::{Exit, failure};
-use super::inspect::table;
-use super::io;
-use super::terminal::{BOLD, Bar, DIM, GOOD, WARN, bytes, count};
+use super::terminal::{
+    BOLD, Bar, DIM, GOOD, PLAIN, WARN, bytes, clean, count, duration, line, plural, table,
+};
+use super::{interrupt, io};
 use crate::inspect::Inspection;
 use crate::onnx::{self, ExternalData, Loaded, WriteOptions};
 use crate::optimize::{OptimizeError, Optimizer, Report, Written};
@@ -25,18 +26,23 @@ const DEFAULT_RECIPE: &str = "clean";
 
 pub(super) fn run(registry: &Registry, common: &Common, args: &Optimize) -> anyhow::Result<Exit> {
     check_paths(args)?;
+    check_names(registry, args)?;
     let recipe = recipe(registry, args)?;
+    let cancel = interrupt::on_ctrl_c()?;
     let loaded = io::read(common, &args.input)?;
     let mut model = loaded.model.clone();
     let progress = Bar::new(common);
     let mut printer = Printer {
         after: args.print_ir_after.clone(),
     };
-    let optimizer = optimizer(registry, recipe, args)?;
+    let optimizer = optimizer(registry, recipe, args)?.cancel(&cancel);
     let outcome = optimizer.run_with(&mut model, &progress, Some(&mut printer));
     let mut report = match outcome {
+        // From here on the work is short and ends with whole files, or with none.
+        Ok(_) if cancel.load(Ordering::Relaxed) => return Err(stopped()),
         Ok(report) => report,
-        Err(e) => return Err(explain(args, &loaded, e)),
+        Err(OptimizeError::Run(RunError::Cancelled)) => return Err(stopped()),
+        Err(e) => return Err(explain(common, args, &loaded, e)),
     };
     report.input = Some(args.input.display().to_string());
     report.output = Some(args.output.display().to_string());
@@ -56,6 +62,20 @@ pub(super) fn run(registry: &Registry, common: &Common, args: &Optimize) -> anyh
         }
     }
     Ok(Exit::Success)
+}
+
+fn stopped() -> anyhow::Error {
+    failure(Exit::Cancelled, "stopped; nothing is written")
+}
+
+/// Finds out about passes that don't exist before the work begins.
+fn check_names(registry: &Registry, args: &Optimize) -> anyhow::Result<()> {
+    for name in args.print_ir_after.iter().filter(|n| *n != "all") {
+        registry
+            .find(name)
+            .map_err(|e| e.within("--print-ir-after"))?;
+    }
+    Ok(())
 }
 
 /// Finds out about paths that can't be written before the work begins.
@@ -108,7 +128,7 @@ fn recipe(registry: &Registry, args: &Optimize) -> anyhow::Result<Recipe> {
         None => Recipe::empty(),
     };
     for text in &args.passes {
-        pipeline::push_short(&mut recipe, text)?;
+        pipeline::push_short(&mut recipe, text, registry)?;
     }
     Ok(recipe)
 }
@@ -152,8 +172,11 @@ fn write(
     }
     if io::is_dash(&args.output) {
         let mut out = std::io::stdout().lock();
-        let bytes = onnx::write_stream(model, &mut out)?;
-        out.flush().context("standard output")?;
+        // Somebody who goes away in the middle has no model, so this is no success.
+        let failed =
+            |e: &dyn std::fmt::Display| failure(Exit::Write, format!("standard output: {e}"));
+        let bytes = onnx::write_stream(model, &mut out).map_err(|e| failed(&e))?;
+        out.flush().map_err(|e| failed(&e))?;
         return Ok(Written {
             bytes,
             ..Written::default()
@@ -198,8 +221,8 @@ fn write_report(path: &Path, report: &Report) -> anyhow::Result<()> {
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let mut file = builder.tempfile_in(folder).map_err(failed)?;
-    serde_json::to_writer_pretty(&mut file, report)?;
-    file.write_all(b"\n").map_err(failed)?;
+    let text = io::to_json(report)? + "\n";
+    file.write_all(text.as_bytes()).map_err(failed)?;
     file.persist(path).map_err(|e| failed(e.error))?;
     Ok(())
 }
@@ -231,8 +254,21 @@ impl Observer for Printer {
     }
 }
 
-/// For a bug of a pass: writes what reproduces it beside the output.
-fn explain(args: &Optimize, loaded: &Loaded, error: OptimizeError) -> anyhow::Error {
+/// For broken limits: shows what the passes did. For a bug of a pass: writes what reproduces it
+/// beside the output.
+fn explain(
+    common: &Common,
+    args: &Optimize,
+    loaded: &Loaded,
+    error: OptimizeError,
+) -> anyhow::Error {
+    if let (OptimizeError::Run(RunError::Limits { reports, .. }), false) = (&error, common.quiet) {
+        let mut text = String::new();
+        if passes(&mut text, common, reports).is_ok() {
+            anstream::eprint!("{text}");
+        }
+        return anyhow::Error::from(error).context("nothing is written");
+    }
     let OptimizeError::Run(RunError::Bug { steps, .. }) = &error else {
         return error.into();
     };
@@ -276,53 +312,56 @@ fn explain(args: &Optimize, loaded: &Loaded, error: OptimizeError) -> anyhow::Er
 
 fn text(common: &Common, r: &Report) -> Result<String, std::fmt::Error> {
     let mut out = String::new();
-    passes(&mut out, common, r)?;
+    passes(&mut out, common, &r.passes)?;
     sizes(&mut out, &r.before, &r.after)?;
-    validation(&mut out, r)?;
-    latency(&mut out, r)?;
-    for note in &r.notes {
-        writeln!(out, "{WARN}note:{WARN:#} {note}")?;
+    validation(&mut out, r);
+    latency(&mut out, r);
+    for (i, note) in r.notes.iter().enumerate() {
+        let label = if i == 0 { "notes" } else { "" };
+        out += &line(BOLD, label, &clean(note));
     }
-    written(&mut out, r)?;
+    written(&mut out, r);
     Ok(out)
 }
 
-fn passes(out: &mut String, common: &Common, r: &Report) -> std::fmt::Result {
-    let shown: Vec<&PassReport> = r
-        .passes
+fn passes(out: &mut String, common: &Common, all: &[PassReport]) -> std::fmt::Result {
+    let shown: Vec<&PassReport> = all
         .iter()
         .filter(|p| p.changed || !p.undone.is_empty() || !p.notes.is_empty() || common.verbose > 0)
         .collect();
-    let idle = r.passes.len() - shown.len();
     if shown.is_empty() {
-        writeln!(out, "{} passes ran and found nothing to do", r.passes.len())?;
-        return Ok(());
+        let ran = plural(all.len(), "run");
+        return writeln!(out, "{ran} of passes found nothing to do\n");
     }
-    let mut table = table(&["pass", "did", "nodes", "parameters", "seconds"], 2);
+    let mut table = table(&["pass", "did", "nodes", "parameters", "time"], 2);
     for p in &shown {
-        let step = |a: u64, b: u64| {
-            if a == b {
-                String::new()
-            } else {
-                format!("{} -> {}", count(a), count(b))
-            }
-        };
         table.add_row([
             p.name.clone(),
             did(p).join("; "),
             step(p.before.nodes, p.after.nodes),
             step(p.before.parameters, p.after.parameters),
-            format!("{:.3}", p.seconds),
+            duration(p.seconds),
         ]);
     }
-    writeln!(out, "{table}")?;
-    if idle > 0 {
-        writeln!(
-            out,
-            "  {DIM}{idle} more runs of passes found nothing to do{DIM:#}"
-        )?;
+    writeln!(out, "{}", table.trim_fmt())?;
+    if all.len() > shown.len() {
+        let idle = plural(all.len() - shown.len(), "more run");
+        writeln!(out, "  {DIM}{idle} of passes found nothing to do{DIM:#}")?;
     }
     writeln!(out)
+}
+
+/// How a count changed; a change that rounding hides is told by itself.
+fn step(before: u64, after: u64) -> String {
+    if before == after {
+        return String::new();
+    }
+    let (a, b) = (count(before), count(after));
+    if a != b {
+        return format!("{a} -> {b}");
+    }
+    let sign = if after > before { '+' } else { '-' };
+    format!("{a} {sign} {}", count(before.abs_diff(after)))
 }
 
 /// What a pass did, in a few words.
@@ -337,7 +376,7 @@ fn did(p: &PassReport) -> Vec<String> {
     }
     let words = |map: &std::collections::BTreeMap<String, usize>| {
         map.iter()
-            .map(|(c, n)| format!("{n} {}", escape(&c.replace('-', " "))))
+            .map(|(c, n)| format!("{n}\u{d7} {}", escape(&c.replace('-', " "))))
             .collect::<Vec<_>>()
             .join(", ")
     };
@@ -356,138 +395,109 @@ fn did(p: &PassReport) -> Vec<String> {
             None => "outputs equal".to_owned(),
         });
     }
-    out.extend(p.notes.iter().cloned());
+    out.extend(p.notes.iter().map(|n| clean(n)));
     out
 }
 
 fn sizes(out: &mut String, before: &Inspection, after: &Inspection) -> std::fmt::Result {
     let mut table = table(&["", "before", "after", "ratio"], 1);
+    let (x, y) = (&before.cost, &after.cost);
     let mut row = |name: &str, a: u64, b: u64, show: fn(u64) -> String| {
-        let ratio = if a == 0 {
-            String::new()
-        } else {
-            format!("{:.3}", b as f64 / a as f64)
+        let ratio = match a {
+            0 => String::new(),
+            a => format!("{:.3}", b as f64 / a as f64),
         };
         table.add_row([name.to_owned(), show(a), show(b), ratio]);
     };
-    row(
-        "nodes",
-        before.cost.nodes + before.cost.constants,
-        after.cost.nodes + after.cost.constants,
-        count,
-    );
-    row(
-        "parameters",
-        before.cost.parameters,
-        after.cost.parameters,
-        count,
-    );
-    if let (Some(x), Some(y)) = (before.cost.zeros, after.cost.zeros) {
-        row("zeros", x, y, count);
+    row("nodes", x.nodes, y.nodes, count);
+    if x.constants + y.constants > 0 {
+        let (a, b) = (x.constants as u64, y.constants as u64);
+        row("Constant nodes", a, b, count);
     }
-    row(
-        "weights",
-        before.cost.weight_bytes,
-        after.cost.weight_bytes,
-        bytes,
-    );
-    row("MACs", before.cost.macs, after.cost.macs, count);
-    if let (Some(x), Some(y)) = (before.cost.effective_macs, after.cost.effective_macs) {
-        row("effective MACs", x, y, count);
+    row("parameters", x.parameters, y.parameters, count);
+    if let (Some(a), Some(b)) = (x.zeros, y.zeros) {
+        row("zeros", a, b, count);
     }
-    row(
-        "file",
-        before.file_bytes.unwrap_or(0),
-        after.file_bytes.unwrap_or(0),
-        bytes,
-    );
-    writeln!(out, "{table}\n")
+    row("weights", x.weight_bytes, y.weight_bytes, bytes);
+    row("MACs", x.macs, y.macs, count);
+    if let (Some(a), Some(b)) = (x.effective_macs, y.effective_macs) {
+        row("effective MACs", a, b, count);
+    }
+    if let (Some(a), Some(b)) = (before.file_bytes, after.file_bytes) {
+        row("file", a, b, bytes);
+    }
+    writeln!(out, "{}\n", table.trim_fmt())
 }
 
-fn validation(out: &mut String, r: &Report) -> std::fmt::Result {
+fn validation(out: &mut String, r: &Report) {
     let Some(v) = &r.validation else {
-        return writeln!(
-            out,
-            "{WARN}not validated:{WARN:#} {}",
-            r.unvalidated.as_deref().unwrap_or("not asked for")
-        );
+        let reason = r.unvalidated.as_deref().unwrap_or("not asked for");
+        *out += &line(WARN, "not validated", &clean(reason));
+        return;
     };
-    write!(
-        out,
-        "{BOLD}validated{BOLD:#} with {} on {} samples of {}: ",
-        v.engine, v.samples, v.data
-    )?;
-    match v.sqnr_db {
-        None => write!(out, "outputs are equal")?,
-        Some(db) => {
-            write!(out, "SQNR {db:.1} dB, largest difference {:.1e}", v.max_abs)?;
-            if let Some(c) = v.cosine {
-                write!(out, ", cosine {c:.6}")?;
-            }
-        }
+    let mut text = match v.sqnr_db {
+        None => "outputs are equal".to_owned(),
+        Some(db) => format!("SQNR {db:.1} dB, largest difference {:.1e}", v.max_abs),
+    };
+    if let (Some(_), Some(c)) = (v.sqnr_db, v.cosine) {
+        text += &format!(", cosine {c:.6}");
     }
-    if let Some(t) = v.top1_agreement {
-        write!(out, ", top-1 agrees on {:.1} %", 100.0 * t)?;
+    if let Some(t) = v.top1_agreement.filter(|&t| t < 1.0) {
+        text += &format!(", top-1 agrees on {:.1} %", 100.0 * t);
     }
-    writeln!(out)?;
+    *out += &line(BOLD, "validated", &text);
+    let on = plural(v.samples, "sample");
+    *out += &line(
+        PLAIN,
+        "",
+        &format!("{}, {on} of {}", v.engine, clean(&v.data)),
+    );
     if let (Some(a), Some(b)) = (v.accuracy_before, v.accuracy_after) {
-        write!(
-            out,
-            "{BOLD}accuracy{BOLD:#} {:.2} % -> {:.2} %",
-            100.0 * a,
-            100.0 * b
-        )?;
+        let mut text = format!("{:.2} % -> {:.2} %", 100.0 * a, 100.0 * b);
         if let (Some(a), Some(b)) = (v.top5_before, v.top5_after) {
-            write!(out, ", top-5 {:.2} % -> {:.2} %", 100.0 * a, 100.0 * b)?;
+            text += &format!(", top-5 {:.2} % -> {:.2} %", 100.0 * a, 100.0 * b);
         }
-        writeln!(out)?;
+        *out += &line(BOLD, "accuracy", &text);
     }
-    Ok(())
 }
 
-fn latency(out: &mut String, r: &Report) -> std::fmt::Result {
-    let Some(l) = &r.latency else { return Ok(()) };
+fn latency(out: &mut String, r: &Report) {
+    let Some(l) = &r.latency else { return };
     let style = if l.ratio_high < 1.0 {
         GOOD
     } else if l.ratio_low > 1.0 {
         WARN
     } else {
-        DIM
+        PLAIN
     };
-    writeln!(
-        out,
-        "{BOLD}latency{BOLD:#} {:.3} ms -> {:.3} ms, {style}ratio {:.3} [{:.3}, {:.3}]{style:#} ({}, {} thread{}, {} pairs)",
-        l.before_ms,
-        l.after_ms,
-        l.ratio,
-        l.ratio_low,
-        l.ratio_high,
+    let text = format!(
+        "{:.3} ms -> {:.3} ms, {style}ratio {:.3} [{:.3}, {:.3}]{style:#}",
+        l.before_ms, l.after_ms, l.ratio, l.ratio_low, l.ratio_high
+    );
+    *out += &line(BOLD, "latency", &text);
+    let how = format!(
+        "{}, {}, {}",
         r.engine,
-        l.threads,
-        if l.threads == 1 { "" } else { "s" },
-        l.runs
-    )
+        plural(l.threads, "thread"),
+        plural(l.runs, "pair")
+    );
+    *out += &line(PLAIN, "", &how);
 }
 
-fn written(out: &mut String, r: &Report) -> std::fmt::Result {
-    let Some(w) = &r.written else { return Ok(()) };
-    let target = r.output.as_deref().unwrap_or("-");
-    let target = if target == "-" {
-        "standard output"
-    } else {
-        target
+fn written(out: &mut String, r: &Report) {
+    let Some(w) = &r.written else { return };
+    let target = match r.output.as_deref() {
+        None | Some("-") => "standard output".to_owned(),
+        Some(path) => clean(path),
     };
-    write!(out, "wrote {} ({})", escape(target), bytes(w.bytes))?;
+    *out += &line(BOLD, "written", &format!("{target} ({})", bytes(w.bytes)));
     if let Some(side) = &w.side_file {
-        write!(out, ", weights in {}", escape(&side.display().to_string()))?;
+        let text = format!("weights in {}", clean(&side.display().to_string()));
+        *out += &line(PLAIN, "", &text);
     }
-    writeln!(out)?;
     for old in &w.left_behind {
-        writeln!(
-            out,
-            "{DIM}{} belongs to the old model and is still there{DIM:#}",
-            escape(&old.display().to_string())
-        )?;
+        let old = clean(&old.display().to_string());
+        let text = format!("{DIM}{old} belongs to the old model and is still there{DIM:#}");
+        *out += &line(PLAIN, "", &text);
     }
-    Ok(())
 }

@@ -5,11 +5,17 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use paring_ir::escape;
 use paring_ir::pass::Progress;
 
 use super::args::{Colour, Common};
 
+/// No table is wider than this.
+const WIDTH: u16 = 100;
+
+pub(super) const PLAIN: Style = Style::new();
 pub(super) const BOLD: Style = Style::new().bold();
 pub(super) const DIM: Style = Style::new().dimmed();
 pub(super) const GOOD: Style = AnsiColor::Green.on_default();
@@ -46,13 +52,13 @@ pub(super) fn error(error: &anyhow::Error) {
             text.push_str(&cause);
         }
     }
-    anstream::eprintln!("{BAD}error:{BAD:#} {text}");
+    anstream::eprintln!("{BAD}error:{BAD:#} {}", clean(&text));
 }
 
 /// Prints a warning to standard error, unless `-q` was given.
 pub(super) fn warning(common: &Common, text: &str) {
     if !common.quiet {
-        anstream::eprintln!("{WARN}warning:{WARN:#} {text}");
+        anstream::eprintln!("{WARN}warning:{WARN:#} {}", clean(text));
     }
 }
 
@@ -112,6 +118,72 @@ impl Progress for Bar {
     }
 }
 
+/// The same text with everything escaped that a terminal would obey, line ends excepted.
+pub(super) fn clean(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c == '\n' || c == ' ' || c.is_ascii_graphic() {
+            out.push(c);
+        } else {
+            out.push_str(&escape(c.encode_utf8(&mut [0; 4])));
+        }
+    }
+    out
+}
+
+/// The same text on one line, with everything escaped that a terminal would obey, and with its
+/// middle left out where it is longer than `width`.
+pub(super) fn short(text: &str, width: usize) -> String {
+    let text = escape(text);
+    let count = text.chars().count();
+    if count <= width {
+        return text;
+    }
+    let head = width.saturating_sub(1) / 2;
+    let tail = width.saturating_sub(1) - head;
+    let (first, last) = (text.chars().take(head), text.chars().skip(count - tail));
+    first.chain(['…']).chain(last).collect()
+}
+
+/// A line of a report: what it is about, in a column of its own, and what there is to say.
+pub(super) fn line(style: Style, label: &str, text: &str) -> String {
+    format!("{style}{label:<15}{style:#}{text}\n")
+}
+
+/// A table without lines, whose columns from `numbers` on hold numbers.
+pub(super) fn table(header: &[&str], numbers: usize) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_width(WIDTH)
+        .set_header(header);
+    for (i, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((if i == 0 { 2 } else { 0 }, 2));
+        if i >= numbers {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        if i >= numbers || i == 0 {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
+    }
+    table
+}
+
+/// A duration for people.
+pub(super) fn duration(seconds: f64) -> String {
+    if seconds < 1.0 {
+        format!("{:.1} ms", 1000.0 * seconds)
+    } else {
+        format!("{seconds:.2} s")
+    }
+}
+
+/// `1 thread`, `2 threads`.
+pub(super) fn plural(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
 /// A number of bytes for people: `1.46 MB`.
 pub(super) fn bytes(n: u64) -> String {
     scaled(n as f64, "B")
@@ -154,5 +226,20 @@ mod tests {
         assert_eq!(bytes(1_460_000), "1.46 MB");
         assert_eq!(count(9_999), "9999");
         assert_eq!(count(4_650_000), "4.65 M");
+        assert_eq!(duration(0.0004), "0.4 ms");
+        assert_eq!(duration(1.5), "1.50 s");
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_escaped() {
+        assert_eq!(clean("a\u{1b}[31m\nb\u{9b}"), "a\\u{1b}[31m\nb\\u{9b}");
+        assert_eq!(clean("größe\u{202e}"), "größe\\u{202e}");
+        assert_eq!(short("\u{7}", 9), "\\u{7}");
+    }
+
+    #[test]
+    fn long_names_lose_their_middle() {
+        assert_eq!(short("encoder.layer.11.weight", 11), "encod…eight");
+        assert_eq!(short("encoder", 7), "encoder");
     }
 }

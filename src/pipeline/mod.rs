@@ -2,6 +2,7 @@
 //! knows serde_yaml.
 
 mod short;
+mod yaml;
 
 use std::path::{Path, PathBuf};
 
@@ -103,9 +104,16 @@ impl Recipe {
 
     /// Reads YAML.
     pub fn parse(origin: &str, text: &str) -> Result<Recipe, RecipeError> {
-        let json = serde_yaml::from_str(text).map_err(|source| RecipeError::Yaml {
-            origin: origin.to_owned(),
-            source,
+        let origin_of = || origin.to_owned();
+        let json = yaml::read(text).map_err(|e| match e {
+            yaml::YamlError::Syntax(source) => RecipeError::Yaml {
+                origin: origin_of(),
+                source,
+            },
+            yaml::YamlError::Value { path, reason } => RecipeError::Options {
+                origin: origin_of(),
+                source: OptionError::Invalid { path, reason },
+            },
         })?;
         Ok(Recipe {
             origin: origin.to_owned(),
@@ -113,9 +121,14 @@ impl Recipe {
         })
     }
 
-    /// One more step: a pass with its options.
-    pub fn push(&mut self, name: &str, options: Map<String, Json>) {
-        let step = if options.is_empty() {
+    /// One more step: a pass with a map of options, or with null for none.
+    pub fn push(&mut self, name: &str, options: Json) {
+        let none = match &options {
+            Json::Null => true,
+            Json::Object(map) => map.is_empty(),
+            _ => false,
+        };
+        let step = if none {
             json!(name)
         } else {
             json!({ name: options })
@@ -151,17 +164,24 @@ impl Recipe {
 pub fn recipe_of(steps: &[(String, Map<String, Json>)]) -> Recipe {
     let mut recipe = Recipe::empty();
     for (name, options) in steps {
-        recipe.push(name, options.clone());
+        recipe.push(name, Json::Object(options.clone()));
     }
     recipe
 }
 
 /// Appends a pass in the short form `name[:key=value,...]` to a recipe.
-pub fn push_short(recipe: &mut Recipe, text: &str) -> Result<(), RecipeError> {
+pub fn push_short(recipe: &mut Recipe, text: &str, registry: &Registry) -> Result<(), RecipeError> {
     let (name, options) = parse_pass(text).map_err(|reason| RecipeError::Short {
         text: text.to_owned(),
         reason,
     })?;
-    recipe.push(&name, options);
+    recipe::pass("", &name, options.clone(), registry).map_err(|source| RecipeError::Options {
+        origin: format!("--pass {text}"),
+        source,
+    })?;
+    recipe.push(&name, Json::Object(options));
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

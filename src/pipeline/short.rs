@@ -30,7 +30,7 @@ pub fn parse_pass(text: &str) -> Result<(String, Map<String, Json>), String> {
         }
         // Only the first = outside quotes separates; the value may hold more of them.
         let value = &part[key.len() + 1..];
-        let value: Json = serde_yaml::from_str(value)
+        let value: Json = super::yaml::read(value)
             .map_err(|e| format!("the value of {key} is no YAML scalar or list: {e}"))?;
         let keys: Vec<String> = split_outside(key.trim(), '.')?
             .iter()
