@@ -411,7 +411,7 @@ fn sizes(out: &mut String, before: &Inspection, after: &Inspection) -> std::fmt:
     };
     row("nodes", x.nodes, y.nodes, count);
     if x.constants + y.constants > 0 {
-        let (a, b) = (x.constants as u64, y.constants as u64);
+        let (a, b) = (x.constants, y.constants);
         row("Constant nodes", a, b, count);
     }
     row("parameters", x.parameters, y.parameters, count);
