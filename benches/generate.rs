@@ -39,10 +39,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let options = WriteOptions {
-        external_data,
-        ..WriteOptions::default()
-    };
+    let options = WriteOptions { external_data };
     match write_file(&model, Path::new(path), &options) {
         Ok(report) => {
             println!("{path}: {} bytes", report.bytes);

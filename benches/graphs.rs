@@ -11,7 +11,9 @@ use paring::{
     reason = "read through Debug, when an unwrap of the caller fails"
 )]
 pub enum Error {
+    /// An edit was refused.
     Graph(GraphError),
+    /// A tensor has the wrong length.
     Tensor(TensorError),
 }
 
@@ -64,7 +66,7 @@ pub fn mixed(nodes: usize) -> Result<Model, Error> {
 const BLOCK: usize = 16;
 
 fn block(g: &mut Graph, x: ValueId, i: usize, random: &mut Random) -> Result<ValueId, Error> {
-    let mut op = |g: &mut Graph, new: NewOp, tag: &str| {
+    let op = |g: &mut Graph, new: NewOp, tag: &str| {
         let name = format!("b{i}_{tag}");
         output(g, new.name(name.clone()).output(name))
     };

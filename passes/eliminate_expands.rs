@@ -35,6 +35,9 @@ pub struct EliminateExpandsOptions {}
 /// So many operators may stand between the `Expand` and the one that broadcasts.
 const MAX_BETWEEN: usize = 16;
 
+/// An operator of more operands is left, since for each one all others are looked at.
+const MAX_OPERANDS: usize = 32;
+
 impl Pass for EliminateExpands {
     const INFO: PassInfo = PassInfo::new(
         "eliminate-expands",
@@ -53,7 +56,11 @@ impl Pass for EliminateExpands {
         };
         visit_ops(model, &mut |graph, op| {
             let mut changed = Changed::No;
-            if !broadcasts(graph.op(op)) || self.options.for_op(graph, op).is_skip() {
+            let o = graph.op(op);
+            if !broadcasts(o)
+                || o.input_count() > MAX_OPERANDS
+                || self.options.for_op(graph, op).is_skip()
+            {
                 return Ok(changed);
             }
             for slot in 0..graph.op(op).input_count() {

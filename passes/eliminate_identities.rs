@@ -41,7 +41,8 @@
 //!
 //! `x + 0.0` is not `x` for `x = -0.0`, which is why Add of a positive zero mostly stays, and
 //! why a BatchNormalization with identity parameters does: it ends with such an addition.
-//! Multiplying by 1, dividing by 1 and raising to 1 keep every float, NaN included.
+//! Multiplying by 1, dividing by 1 and raising to 1 keep every float, NaN included. What Relu
+//! makes of NaN is left open by the specification, so removing one after a Sigmoid is exact.
 //!
 //! Refused with a remark: `graph-output` when the result is a graph output that can't take the
 //! operand's place (the operand is a graph input, a constant, captured or an output itself),

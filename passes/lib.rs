@@ -77,3 +77,46 @@ pub fn builtin() -> Registry {
         .with_recipe("clean", include_str!("recipes/clean.yaml"))
         .with_recipe("prune", include_str!("recipes/prune.yaml"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::builtin;
+
+    #[test]
+    fn the_prune_recipe_cleans_up_as_the_clean_recipe_does() {
+        let registry = builtin();
+        let steps = |name| {
+            let text = registry.recipe(name).unwrap_or_default();
+            text.split_once("passes:\n").map_or("", |(_, steps)| steps)
+        };
+        let without_comments = |text: &str| -> Vec<String> {
+            let lines = text.lines().map(str::to_owned);
+            lines.filter(|l| !l.trim_start().starts_with('#')).collect()
+        };
+        let (clean, prune) = (
+            without_comments(steps("clean")),
+            without_comments(steps("prune")),
+        );
+        assert!(!clean.is_empty());
+        assert_eq!(
+            clean[..],
+            prune[..clean.len()],
+            "of recipes/clean.yaml and recipes/prune.yaml"
+        );
+    }
+
+    #[test]
+    fn names_say_verb_and_object_and_prerequisites_are_there() {
+        let registry = builtin();
+        for entry in registry.passes() {
+            let name = entry.info.name;
+            assert!(
+                name.contains('-') && name.chars().all(|c| c == '-' || c.is_ascii_lowercase()),
+                "{name}"
+            );
+            for first in entry.info.runs_first {
+                assert!(registry.get(first).is_some(), "{name} runs {first} first");
+            }
+        }
+    }
+}

@@ -85,6 +85,15 @@ fn axis(facts: &Facts, graph: &Graph, op: &Op, v: ValueId) -> Option<usize> {
     }
 }
 
+/// The `Concat` that makes a value, when the one that takes it can take it in.
+fn nested(graph: &Graph, facts: &Facts, v: ValueId, own: usize) -> Option<OpId> {
+    let inner = graph.producer(v)?;
+    let i = graph.op(inner);
+    let fits =
+        i.is("Concat") && graph.value(v).has_single_use() && axis(facts, graph, i, v) == Some(own);
+    fits.then_some(inner)
+}
+
 fn flatten(
     graph: &mut Graph,
     facts: &Facts,
@@ -92,21 +101,27 @@ fn flatten(
     cx: &mut PassContext<'_>,
 ) -> Result<bool, PassError> {
     let o = graph.op(op);
-    let Some(own) = o.output(0).and_then(|v| axis(facts, graph, o, v)) else {
+    let Some(out) = o.output(0) else {
         return Ok(false);
     };
+    let Some(own) = axis(facts, graph, o, out) else {
+        return Ok(false);
+    };
+    // One that another takes in waits for that one, so that each input is moved once.
+    if let Some((outer, _)) = graph.single_consumer(out)
+        && graph.op(outer).is("Concat")
+        && nested(graph, facts, out, own).is_some()
+        && axis(facts, graph, graph.op(outer), out) == Some(own)
+    {
+        return Ok(false);
+    }
     let mut inputs = Vec::with_capacity(o.input_count());
     let mut taken_in = Vec::new();
-    for v in o.inputs().flatten() {
-        let inner = graph.producer(v).filter(|&p| {
-            let p = graph.op(p);
-            p.is("Concat")
-                && graph.value(v).has_single_use()
-                && axis(facts, graph, p, v) == Some(own)
-        });
-        match inner {
+    let mut waiting: Vec<ValueId> = o.inputs().flatten().rev().collect();
+    while let Some(v) = waiting.pop() {
+        match nested(graph, facts, v, own) {
             Some(inner) => {
-                inputs.extend(graph.op(inner).inputs());
+                waiting.extend(graph.op(inner).inputs().flatten().rev());
                 taken_in.push(inner);
             }
             None => inputs.push(Some(v)),

@@ -21,11 +21,13 @@
 
 use std::collections::{HashMap, HashSet};
 
+use paring_ir::pass::{Remark, RemarkKind};
 use paring_ir::{
     AttrValue, Changed, DType, Effect, Graph, Model, Name, Op, OpId, OptionError, OptionSet, Pass,
     PassContext, PassError, PassInfo, Tensor, ValueId, schema,
 };
-use xxhash_rust::xxh3::Xxh3;
+use smallvec::SmallVec;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// See the text at the top of the file.
 #[derive(Debug)]
@@ -67,7 +69,7 @@ impl Pass for MergeDuplicates {
             .map(|f| (f.domain.clone(), f.name.clone()))
             .collect();
         model.edit_graphs(&mut |graph| {
-            changed |= merge_initializers(graph)?;
+            changed |= merge_initializers(graph, cx)?;
             changed |= share_with_inner(graph)?;
             changed |= self.merge_operators(graph, &functions, cx)?;
             Ok::<(), PassError>(())
@@ -84,7 +86,8 @@ impl MergeDuplicates {
         cx: &mut PassContext<'_>,
     ) -> Result<Changed, PassError> {
         let mut changed = Changed::No;
-        let mut seen: HashMap<u64, Vec<OpId>> = HashMap::with_capacity(graph.op_count());
+        let mut seen: HashMap<u64, SmallVec<[OpId; 1]>> = HashMap::with_capacity(graph.op_count());
+        let mut buffer = Vec::new();
         for op in graph.topological_order()? {
             let o = graph.op(op);
             // A model may bring a function that stands in for a standard operator.
@@ -93,7 +96,7 @@ impl MergeDuplicates {
             if overridden || !self.is_pure(o) || self.options.for_op(graph, op).is_skip() {
                 continue;
             }
-            let same = seen.entry(fingerprint(o)).or_default();
+            let same = seen.entry(fingerprint(o, &mut buffer)).or_default();
             let Some(&first) = same.iter().find(|&&s| is_same(graph.op(s), o)) else {
                 same.push(op);
                 continue;
@@ -115,43 +118,47 @@ impl MergeDuplicates {
 }
 
 /// The operands as they count for equality.
-fn operands(op: &Op) -> Vec<Option<ValueId>> {
-    let mut inputs: Vec<_> = op.inputs().collect();
-    if schema::of(op).is_some_and(|k| k.commutative) {
+fn operands(op: &Op) -> SmallVec<[Option<ValueId>; 4]> {
+    let mut inputs: SmallVec<[_; 4]> = op.inputs().collect();
+    if inputs.len() > 1 && schema::of(op).is_some_and(|k| k.commutative) {
         inputs.sort_unstable();
     }
     inputs
 }
 
-fn fingerprint(op: &Op) -> u64 {
-    let mut h = Xxh3::new();
-    h.update(op.op_type().as_bytes());
-    h.update(op.domain().as_bytes());
-    for v in operands(op) {
-        h.update(&v.map_or(u64::MAX, |v| v.index() as u64).to_le_bytes());
-    }
+/// A hash that duplicates share. The buffer is working space.
+fn fingerprint(op: &Op, buffer: &mut Vec<u8>) -> u64 {
     // The order of attributes says nothing, so their hashes are added up.
-    let attrs = op.attrs().iter().fold(0u64, |sum, a| {
-        let mut h = Xxh3::new();
-        h.update(a.name.as_bytes());
-        hash_attr(&a.value, &mut h);
-        sum.wrapping_add(h.digest())
-    });
-    h.update(&attrs.to_le_bytes());
-    h.digest()
+    let mut attrs = 0u64;
+    for a in op.attrs() {
+        buffer.clear();
+        buffer.extend_from_slice(a.name.as_bytes());
+        write_attr(&a.value, buffer);
+        attrs = attrs.wrapping_add(xxh3_64(buffer));
+    }
+    buffer.clear();
+    buffer.extend_from_slice(op.op_type().as_bytes());
+    buffer.extend_from_slice(op.domain().as_bytes());
+    for v in operands(op) {
+        let index = v.map_or(u64::MAX, |v| v.index() as u64);
+        buffer.extend_from_slice(&index.to_le_bytes());
+    }
+    buffer.extend_from_slice(&attrs.to_le_bytes());
+    xxh3_64(buffer)
 }
 
-/// Hashes what is cheap to hash; the rest is told apart by comparing.
-fn hash_attr(value: &AttrValue, h: &mut Xxh3) {
-    h.update(&[value.kind() as u8]);
+/// Writes what is cheap to hash; the rest is told apart by comparing.
+fn write_attr(value: &AttrValue, buffer: &mut Vec<u8>) {
+    buffer.push(value.kind() as u8);
+    let mut put = |bytes: &[u8]| buffer.extend_from_slice(bytes);
     match value {
-        AttrValue::Int(v) => h.update(&v.to_le_bytes()),
-        AttrValue::Float(v) => h.update(&v.to_bits().to_le_bytes()),
-        AttrValue::String(v) => h.update(v),
-        AttrValue::Ints(v) => v.iter().for_each(|v| h.update(&v.to_le_bytes())),
-        AttrValue::Floats(v) => v.iter().for_each(|v| h.update(&v.to_bits().to_le_bytes())),
-        AttrValue::Strings(v) => v.iter().for_each(|v| h.update(v)),
-        AttrValue::Tensor(t) => h.update(&sample(t).to_le_bytes()),
+        AttrValue::Int(v) => put(&v.to_le_bytes()),
+        AttrValue::Float(v) => put(&v.to_bits().to_le_bytes()),
+        AttrValue::String(v) => put(v),
+        AttrValue::Ints(v) => v.iter().for_each(|v| put(&v.to_le_bytes())),
+        AttrValue::Floats(v) => v.iter().for_each(|v| put(&v.to_bits().to_le_bytes())),
+        AttrValue::Strings(v) => v.iter().for_each(|v| put(v)),
+        AttrValue::Tensor(t) => put(&sample(t).to_le_bytes()),
         _ => {}
     }
 }
@@ -214,20 +221,23 @@ fn merge(
 /// A hash of element type, shape and a few bytes: cheap enough for gigabytes of weights.
 fn sample(t: &Tensor) -> u64 {
     const PART: usize = 64;
-    let mut h = Xxh3::new();
-    h.update(&[t.dtype() as u8]);
+    let mut parts: SmallVec<[u8; 256]> = SmallVec::new();
+    parts.push(t.dtype() as u8);
     for &d in t.dims() {
-        h.update(&(d as u64).to_le_bytes());
+        parts.extend_from_slice(&(d as u64).to_le_bytes());
     }
     let bytes = t.bytes();
-    let middle = bytes.len() / 2;
-    for start in [0, middle, bytes.len().saturating_sub(PART)] {
-        h.update(&bytes[start..(start + PART).min(bytes.len())]);
-    }
+    let mut part = |from: usize| {
+        let part = bytes.get(from..(from + PART).min(bytes.len()));
+        parts.extend_from_slice(part.unwrap_or(&[]));
+    };
+    part(0);
+    part(bytes.len() / 2);
+    part(bytes.len().saturating_sub(PART));
     for s in t.strings().unwrap_or(&[]).iter().take(PART) {
-        h.update(s);
+        parts.extend_from_slice(s);
     }
-    h.digest()
+    xxh3_64(&parts)
 }
 
 /// The initializers that may be merged, in order.
@@ -244,9 +254,9 @@ fn mergeable(graph: &Graph) -> Vec<ValueId> {
         .collect()
 }
 
-fn merge_initializers(graph: &mut Graph) -> Result<Changed, PassError> {
+fn merge_initializers(graph: &mut Graph, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {
     let mut changed = Changed::No;
-    let mut seen: HashMap<u64, Vec<ValueId>> = HashMap::new();
+    let mut seen: HashMap<u64, SmallVec<[ValueId; 1]>> = HashMap::new();
     for v in mergeable(graph) {
         let Some(tensor) = graph.tensor(v) else {
             continue;
@@ -259,9 +269,18 @@ fn merge_initializers(graph: &mut Graph) -> Result<Changed, PassError> {
         if graph.value(v).is_output() || !graph.can_replace(v, first) {
             continue;
         }
-        let sources = [first, v];
+        cx.remarks.push(Remark {
+            kind: RemarkKind::Applied,
+            op: graph.value(v).name().to_string(),
+            op_type: "initializer".to_owned(),
+            code: "merged-initializer".to_owned(),
+            message: format!(
+                "equal to \"{}\"; {} bytes",
+                paring_ir::escape(graph.value(first).name()),
+                tensor.byte_len()
+            ),
+        });
         graph.replace_value(v, first)?;
-        graph.set_tensor_sources(first, &sources)?;
         graph.remove_value(v)?;
         changed = Changed::Yes;
     }

@@ -19,6 +19,7 @@
 
 use std::collections::BTreeMap;
 
+use paring_ir::analysis::shapes::SymDim;
 use paring_ir::{
     Changed, Effect, Graph, GraphError, Model, NewOp, NewOutput, Op, OpId, OptionError, OptionSet,
     Pass, PassContext, PassError, PassInfo, Port, Tensor, ValueId,
@@ -368,6 +369,9 @@ fn picked(graph: &Graph, facts: &Facts, op: OpId) -> Option<(OpId, ValueId, usiz
 
 // ---- slices that tile an axis ----
 
+/// The slices that tile an axis, in order, each with how much it takes.
+type Tiles = Vec<(OpId, i64)>;
+
 fn tile(
     graph: &mut Graph,
     facts: &Facts,
@@ -377,93 +381,110 @@ fn tile(
     let Some(source) = graph.op(op).input(0) else {
         return Ok(false);
     };
-    let Some((axis, tiles)) = tiles(graph, facts, source, op) else {
-        return Ok(false);
+    let groups = tiles(graph, facts, source, op);
+    let found = !groups.is_empty();
+    for (axis, tiles) in groups {
+        split(graph, facts, source, axis, &tiles, cx)?;
+    }
+    Ok(found)
+}
+
+/// For each axis of known size that slices of `source` cover without gap or overlap: the slices.
+/// The answer is empty for all but one slice of a value, so that each value is looked at once.
+fn tiles(graph: &Graph, facts: &Facts, source: ValueId, op: OpId) -> BTreeMap<usize, Tiles> {
+    let uses = graph.value(source).uses();
+    let slices = || {
+        uses.iter()
+            .filter(|u| u.port == Port::Input(0) && graph.op(u.op).is("Slice"))
+            .map(|u| u.op)
     };
-    let ops: Vec<OpId> = tiles.iter().map(|t| t.0).collect();
+    if uses.len() > MAX_USES || slices().min() != Some(op) {
+        return BTreeMap::new();
+    }
+    let Some(dims) = facts.dims(graph, source) else {
+        return BTreeMap::new();
+    };
+    let mut groups: BTreeMap<usize, Vec<(i64, i64, OpId)>> = BTreeMap::new();
+    for slice in slices() {
+        if let Some((axis, start, count)) = one_tile(graph, facts, &dims, slice) {
+            groups.entry(axis).or_default().push((start, count, slice));
+        }
+    }
+    groups
+        .into_iter()
+        .filter_map(|(axis, mut parts)| {
+            parts.sort_unstable();
+            let whole = parts.iter().try_fold(0i64, |at, &(start, count, _)| {
+                (start == at).then(|| at.checked_add(count)).flatten()
+            })?;
+            let all = Some(whole) == dims.get(axis)?.known() && parts.len() > 1;
+            all.then(|| (axis, parts.into_iter().map(|p| (p.2, p.1)).collect()))
+        })
+        .collect()
+}
+
+/// What a slice takes of its one axis. A slice that is sliced again is one with that, which takes
+/// as many operators and no `Split`.
+fn one_tile(
+    graph: &Graph,
+    facts: &Facts,
+    dims: &[SymDim],
+    slice: OpId,
+) -> Option<(usize, i64, i64)> {
+    let out = graph.op(slice).output(0)?;
+    let mut uses = graph.value(out).uses().iter();
+    let [range] = ranges(graph, facts, slice)?[..] else {
+        return None;
+    };
+    let (start, count) = range.effective(dims.get(range.axis)?.known()?)?;
+    let fits = range.step == 1 && count > 0 && !uses.any(|u| graph.op(u.op).is("Slice"));
+    fits.then_some((range.axis, start, count))
+}
+
+/// Makes one `Split` of slices that tile an axis.
+fn split(
+    graph: &mut Graph,
+    facts: &Facts,
+    source: ValueId,
+    axis: usize,
+    tiles: &[(OpId, i64)],
+    cx: &mut PassContext<'_>,
+) -> Result<(), PassError> {
+    let Some(first) = tiles.iter().map(|t| t.0).min() else {
+        return Ok(());
+    };
     let sizes: Vec<i64> = tiles.iter().map(|t| t.1).collect();
-    let outputs: Vec<ValueId> = ops.iter().filter_map(|&o| graph.op(o).output(0)).collect();
-    cx.applied(
-        graph,
-        op,
-        "split",
-        format!("{} slices tile axis {axis}", ops.len()),
-    );
+    let message = format!("{} slices tile axis {axis}", tiles.len());
+    cx.applied(graph, first, "split", message);
     let mut new = NewOp::new("Split")
         .input(source)
         .attr("axis", axis as i64)
-        .from(ops.iter().copied())
-        .beside(op)
-        .name(graph.op(op).name().clone());
+        .from(tiles.iter().map(|t| t.0))
+        .beside(first)
+        .name(graph.op(first).name().clone());
     if facts.opset < 13 {
         new = new.attr("split", sizes);
     } else {
         let hint = format!("{}_split", graph.value(source).name());
         new = new.input(add_ints(graph, &hint, &sizes, &[])?);
     }
-    for _ in &outputs {
+    for _ in tiles {
         new = new.push_output(NewOutput::Fresh("part".into()));
     }
     let split = graph.add_op(new)?;
-    for (slot, &out) in outputs.iter().enumerate() {
-        graph.move_output(out, split, slot)?;
-    }
-    for op in ops {
-        let inputs: Vec<ValueId> = graph.op(op).inputs().flatten().collect();
-        graph.remove_op(op)?;
-        for v in inputs.into_iter().filter(|&v| v != source) {
+    for (slot, &(slice, _)) in tiles.iter().enumerate() {
+        let inputs: Vec<ValueId> = graph.op(slice).inputs().skip(1).flatten().collect();
+        if let Some(out) = graph.op(slice).output(0) {
+            graph.move_output(out, split, slot)?;
+        }
+        graph.remove_op(slice)?;
+        for v in inputs {
             if let Some(producer) = sweep_value(graph, v)? {
                 sweep(graph, producer)?;
             }
         }
     }
-    Ok(true)
-}
-
-/// The slices of `source` that cover an axis of known size without gap or overlap, in order,
-/// with their sizes. `first` is one of them, the one that stands first in the file, so that
-/// each group is looked at once.
-fn tiles(
-    graph: &Graph,
-    facts: &Facts,
-    source: ValueId,
-    first: OpId,
-) -> Option<(usize, Vec<(OpId, i64)>)> {
-    let [own] = ranges(graph, facts, first)?[..] else {
-        return None;
-    };
-    let size = facts.dims(graph, source)?.get(own.axis)?.known()?;
-    if graph.value(source).uses().len() > MAX_USES {
-        return None;
-    }
-    let mut parts = Vec::new();
-    for u in graph.sorted_uses(source) {
-        let o = graph.op(u.op);
-        if u.port != Port::Input(0) || !o.is("Slice") || o.output(0).is_none() {
-            continue;
-        }
-        let Some([r]) = ranges(graph, facts, u.op)
-            .as_deref()
-            .map(<[Range; 1]>::try_from)
-            .and_then(Result::ok)
-        else {
-            continue;
-        };
-        let (start, count) = r.effective(size)?;
-        if r.axis == own.axis && r.step == 1 && count > 0 {
-            parts.push((start, count, u.op));
-        }
-    }
-    parts.sort_unstable();
-    let whole = parts.iter().try_fold(0i64, |at, &(start, count, _)| {
-        (start == at).then(|| at + count)
-    })?;
-    let earliest = parts.iter().map(|p| p.2).min()?;
-    let fits = whole == size && parts.len() > 1 && earliest == first;
-    fits.then(|| {
-        let parts = parts.into_iter().map(|(_, count, op)| (op, count));
-        (own.axis, parts.collect())
-    })
+    Ok(())
 }
 
 #[cfg(test)]
@@ -619,6 +640,24 @@ mod tests {
             {
               y, b = Split <axis = 1> (x, x_split)
               z = Relu (b)
+            }"#,
+        );
+        // What is sliced further is merged with that.
+        check::<MergeSlices>(
+            "{}",
+            r#"<ir_version: 4, opset_import: ["": 9]>
+            g (float[n,6,t] x) => (float[n,2,u] y, float[n,4,u] z)
+            {
+              a = Slice <axes = [1], starts = [0], ends = [2]> (x)
+              b = Slice <axes = [1], starts = [2], ends = [6]> (x)
+              y = Slice <axes = [2], starts = [1], ends = [100]> (a)
+              z = Slice <axes = [2], starts = [1], ends = [100]> (b)
+            }"#,
+            r#"<ir_version: 4, opset_import: ["": 9]>
+            g (float[n,6,t] x) => (float[n,2,u] y, float[n,4,u] z)
+            {
+              y = Slice <axes = [1, 2], ends = [2, 100], starts = [0, 1]> (x)
+              z = Slice <axes = [1, 2], ends = [6, 100], starts = [2, 1]> (x)
             }"#,
         );
         // A gap, an overlap, and an axis of unknown size.

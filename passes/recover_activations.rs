@@ -160,45 +160,67 @@ impl Rule {
 
 const SIXTH: f32 = 1.0 / 6.0;
 
-/// The ways to write activations out; of those with a common root the longest first.
-fn rules() -> Vec<Rule> {
-    use Activation as A;
-    let simple = |operator, since, roots, pat, build| Rule {
+fn rule(
+    operator: Activation,
+    since: i64,
+    roots: &'static [&'static str],
+    pat: Pat,
+    build: Build,
+) -> Rule {
+    // These two have the numbers of their formula as attributes.
+    let has_float_attribute = matches!(operator, Activation::HardSigmoid | Activation::LeakyRelu);
+    Rule {
         operator,
         since,
         roots,
         pat,
-        has_float_attribute: false,
+        has_float_attribute,
         build,
-    };
-    let with_attribute = |operator, since, roots, pat, build| Rule {
-        has_float_attribute: true,
-        ..simple(operator, since, roots, pat, build)
-    };
-    let ends: &[&str] = &["Mul", "Div"];
-    let products: &[&str] = &["Mul"];
-    let clips: &[&str] = &["Clip", "Min", "Max"];
-    vec![
-        simple(A::Gelu, 20, ends, gelu(gate_erf()), |_, _, x| {
+    }
+}
+
+const ENDS: &[&str] = &["Mul", "Div"];
+
+/// The ways to write activations out; of those with a common root the longest first.
+fn rules() -> Vec<Rule> {
+    smooth_rules().into_iter().chain(hard_rules()).collect()
+}
+
+fn smooth_rules() -> [Rule; 5] {
+    use Activation::{Gelu, Mish, Sigmoid, Softsign};
+    let softsign = div(any(0), add(scalar(1.0), unary("Abs", any(0))));
+    [
+        rule(Gelu, 20, ENDS, gelu(gate_erf()), |_, _, x| {
             Some(NewOp::new("Gelu").input(x))
         }),
-        simple(A::Gelu, 20, ends, gelu(gate_tanh()), |_, _, x| {
+        rule(Gelu, 20, ENDS, gelu(gate_tanh()), |_, _, x| {
             Some(NewOp::new("Gelu").input(x).attr("approximate", "tanh"))
         }),
-        simple(A::HardSwish, 14, ends, hard_swish(), |_, _, x| {
+        rule(Mish, 18, &["Mul"], mish(), |_, _, x| {
+            Some(NewOp::new("Mish").input(x))
+        }),
+        rule(Sigmoid, 7, &["Div", "Reciprocal"], sigmoid(), |_, _, x| {
+            Some(NewOp::new("Sigmoid").input(x))
+        }),
+        rule(Softsign, 7, &["Div"], softsign, |_, _, x| {
+            Some(NewOp::new("Softsign").input(x))
+        }),
+    ]
+}
+
+fn hard_rules() -> [Rule; 5] {
+    use Activation::{HardSigmoid, HardSwish, LeakyRelu};
+    let gate = mul(any(0), marked(0, "HardSigmoid", any(0)));
+    let clips = &["Clip", "Min", "Max"];
+    [
+        rule(HardSwish, 14, ENDS, hard_swish(), |_, _, x| {
             Some(NewOp::new("HardSwish").input(x))
         }),
-        simple(
-            A::HardSwish,
-            14,
-            products,
-            mul(any(0), marked(0, "HardSigmoid", any(0))),
-            gated,
-        ),
-        with_attribute(A::HardSigmoid, 7, ends, sixth_of_clip(), |_, _, x| {
+        rule(HardSwish, 14, &["Mul"], gate, gated),
+        rule(HardSigmoid, 7, ENDS, sixth_of_clip(), |_, _, x| {
             Some(hard_sigmoid(x, SIXTH, 0.5))
         }),
-        with_attribute(A::HardSigmoid, 7, clips, clip_of_line(), |g, m, x| {
+        rule(HardSigmoid, 7, clips, clip_of_line(), |g, m, x| {
             let bound = |slot| constant_scalar(g, m.value(slot)?);
             let slope = match bound(1) {
                 Some(factor) => factor,
@@ -206,28 +228,11 @@ fn rules() -> Vec<Rule> {
             };
             line(x, slope, bound(2)?)
         }),
-        with_attribute(A::LeakyRelu, 7, &["Max"], leaky(), |g, m, x| {
+        rule(LeakyRelu, 7, &["Max"], leaky(), |g, m, x| {
             let slope = constant_scalar(g, m.value(1)?)?;
             let fits = slope > 0.0 && slope < 1.0;
             fits.then(|| NewOp::new("LeakyRelu").input(x).attr("alpha", slope as f32))
         }),
-        simple(A::Mish, 18, products, mish(), |_, _, x| {
-            Some(NewOp::new("Mish").input(x))
-        }),
-        simple(
-            A::Sigmoid,
-            7,
-            &["Div", "Reciprocal"],
-            sigmoid(),
-            |_, _, x| Some(NewOp::new("Sigmoid").input(x)),
-        ),
-        simple(
-            A::Softsign,
-            7,
-            &["Div"],
-            div(any(0), add(scalar(1.0), unary("Abs", any(0)))),
-            |_, _, x| Some(NewOp::new("Softsign").input(x)),
-        ),
     ]
 }
 
@@ -386,6 +391,11 @@ impl RecoverActivations {
     ) -> Result<Changed, PassError> {
         let wanted = self.options.for_op(graph, op).options();
         if !wanted.is_some_and(|o| o.operators.contains(&Activation::HardSigmoid)) {
+            return Ok(Changed::No);
+        }
+        if found.dtype == Some(DType::F64) {
+            let message = "the attributes of HardSigmoid are less precise than double";
+            cx.missed(graph, op, "element-type", message);
             return Ok(Changed::No);
         }
         cx.applied(graph, op, "recovered", "recovered HardSigmoid");
@@ -633,6 +643,15 @@ mod tests {
             &text(17, body).replace("float", "double"),
             "element-type",
         );
+    }
+
+    #[test]
+    fn double_has_no_gate_either() {
+        let body = "a = Add(x, three) c2 = Clip(a, zero, six) m = Mul(x, c2) y = Div(m, six)";
+        let double = |opset| text(opset, body).replace("float", "double");
+        refused::<RecoverActivations>("", &double(12), "element-type");
+        let after = text(14, "y = HardSwish(x)").replace("float", "double");
+        check::<RecoverActivations>("", &double(14), &after);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //!
 //! The model goes up version by version. Most versions of an operator only add element types,
 //! attributes whose default is the old behaviour, or optional inputs: those need no edit. The
-//! others are listed in [`adapters::ADAPTERS`], each with a function that edits the operator
+//! others are listed in `adapters::ADAPTERS`, each with a function that edits the operator
 //! or says why it can't. A test compares the table with the signatures of all operators, so a
 //! version that needs an adapter and has none doesn't go unnoticed.
 //!
@@ -53,8 +53,7 @@ pub struct UpgradeOpset {
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct UpgradeOpsetOptions {
     /// The opset to reach, 8 to 23. The default is 18: the newest that the engine is tested with;
-    /// every ONNX Runtime since 1.14 reads it, and it has LayerNormalization and
-    /// GroupNormalization.
+    /// every ONNX Runtime since 1.14 reads it, and it has LayerNormalization.
     #[schemars(range(min = 8, max = 23), extend("x-scope" = "pass"))]
     pub to: i64,
 }

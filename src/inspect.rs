@@ -109,7 +109,11 @@ fn inspect_with(
     zeros: bool,
     cache: &mut AnalysisCache,
 ) -> Inspection {
-    let costs = cache.get_with::<Costs>(model, &CostOptions { zeros });
+    let options = CostOptions {
+        zeros,
+        ..CostOptions::default()
+    };
+    let costs = cache.get_with::<Costs>(model, &options);
     let cost = costs.total().clone();
     let sparsity = cost.zeros.map(|z| {
         if cost.parameters == 0 {
@@ -130,7 +134,11 @@ pub fn details(model: &Model, file_bytes: Option<u64>) -> Details {
     let mut cache = AnalysisCache::new();
     let numbers = inspect_with(model, file_bytes, true, &mut cache);
     let shapes = cache.get::<Shapes>(model);
-    let costs = cache.get_with::<Costs>(model, &CostOptions { zeros: true });
+    let options = CostOptions {
+        zeros: true,
+        ..CostOptions::default()
+    };
+    let costs = cache.get_with::<Costs>(model, &options);
     let graph = &model.graph;
     let port = |&v: &ValueId| Port {
         name: graph.value(v).name().to_string(),

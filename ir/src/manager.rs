@@ -488,7 +488,7 @@ impl<'a> Manager<'a> {
         }
     }
 
-    /// After a change: names over nested graphs, declared types, and the verifier.
+    /// After a change: weights that nothing takes any more, names over nested graphs, declared types, and the verifier.
     fn settle(&mut self, model: &mut Model, name: &str, run: &Run<'_>) -> Result<(), RunError> {
         let bug = |reason: String| RunError::Bug {
             pass: name.to_owned(),
@@ -496,7 +496,8 @@ impl<'a> Manager<'a> {
             steps: run.steps(),
         };
         model
-            .separate_nested_names()
+            .drop_unused_constants()
+            .and_then(|()| model.separate_nested_names())
             .map_err(|e| bug(e.to_string()))?;
         let inferred = self.cache.get::<Shapes>(model);
         shapes::refresh_declared(model, &inferred).map_err(|e| bug(e.to_string()))?;

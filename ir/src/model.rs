@@ -1,6 +1,6 @@
 //! A model: the main graph, the opsets that it speaks, functions, and what else a file holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
@@ -189,6 +189,27 @@ impl Model {
         edit: &mut dyn FnMut(&mut Graph) -> Result<(), E>,
     ) -> Result<(), E> {
         edit_nested(&mut self.graph, edit)
+    }
+
+    /// Removes the constants that nothing takes: what a rewrite leaves of the weights that it
+    /// replaced. Defaults of graph inputs stay, and what a quantization annotation names.
+    pub fn drop_unused_constants(&mut self) -> Result<(), GraphError> {
+        self.edit_graphs(&mut |graph| {
+            let annotated: BTreeSet<Name> = graph
+                .extra()
+                .quantization_annotations
+                .iter()
+                .flat_map(|a| a.parameters.iter().map(|(_, name)| name.clone()))
+                .collect();
+            let unused: Vec<_> = graph
+                .initializers()
+                .filter(|&v| {
+                    let value = graph.value(v);
+                    value.is_unused() && !value.is_input() && !annotated.contains(value.name())
+                })
+                .collect();
+            unused.into_iter().try_for_each(|v| graph.remove_value(v))
+        })
     }
 
     /// Gives every value a name of its own over all nested graphs: where a graph inside defines

@@ -251,3 +251,29 @@ fn what_can_be_overridden_is_not_constant() {
         r#"<opset_import: ["": 18]> g (float[2] x, float[2] w = {1, 2}) => (float[2] y) { a = Neg (w) y = Mul (x, a) }"#,
     );
 }
+
+#[test]
+fn shapes_that_change_from_one_iteration_to_the_next_are_not_constant() {
+    unchanged::<FoldConstants>(
+        "",
+        r#"<opset_import: ["": 18]> g (int64 n, bool go, float[1] x) => (float[M] y) {
+            y = Loop (n, go, x) <body = b (int64 i, bool c, float[K] v) => (bool d, float[L] w) {
+                d = Identity (c)
+                s = Shape (v)
+                f = Cast <to: int = 1> (s)
+                w = Concat <axis: int = 0> (v, f)
+            }>
+        }"#,
+    );
+    unchanged::<FoldConstants>(
+        "",
+        r#"<opset_import: ["": 18]> g (int64 n, bool go, float[1] x) => (float[M] y) {
+            y = Loop (n, go, x) <body = b (i, c, v) => (d, w) {
+                d = Identity (c)
+                s = Shape (v)
+                f = Cast <to: int = 1> (s)
+                w = Concat <axis: int = 0> (v, f)
+            }>
+        }"#,
+    );
+}

@@ -22,7 +22,6 @@ pub(super) fn read(common: &Common, path: &Path) -> anyhow::Result<Loaded> {
     let options = ReadOptions {
         mmap: !common.no_mmap,
         follow_links_in: common.follow_links.clone(),
-        ..ReadOptions::default()
     };
     let loaded = if is_dash(path) {
         let mut bytes = Vec::new();

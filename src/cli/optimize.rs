@@ -187,10 +187,7 @@ fn write(
         External::Never => ExternalData::Never,
         External::Auto => ExternalData::Auto,
     };
-    let options = WriteOptions {
-        external_data,
-        ..WriteOptions::default()
-    };
+    let options = WriteOptions { external_data };
     let report = onnx::write_file(model, &args.output, &options)?;
     let mut left: Vec<PathBuf> = report.left_behind;
     let same_input =
@@ -417,7 +414,7 @@ fn sizes(out: &mut String, before: &Inspection, after: &Inspection) -> std::fmt:
     };
     row("nodes", x.nodes, y.nodes, count);
     if x.constants + y.constants > 0 {
-        let (a, b) = (x.constants as u64, y.constants as u64);
+        let (a, b) = (x.constants, y.constants);
         row("Constant nodes", a, b, count);
     }
     row("parameters", x.parameters, y.parameters, count);

@@ -9,6 +9,7 @@
 //! - calls of local functions are inlined, and an `If` with a constant condition becomes its branch;
 //! - `Constant` operators become constants; sparse, packed and blocked constants become dense;
 //! - `QuantizeLinear` with `output_dtype` and no zero point gets the zero point;
+//! - `ConstantOfShape` without a value gets its float zero, which tract takes for a double;
 //! - `DequantizeLinear` that reaches a `QuantizeLinear` through operators that tract mistakes for
 //!   element-wise ones is taken apart, so that no lookup table is made of the chain;
 //! - operators of domains that tract doesn't know are refused, since tract would take a standard
@@ -686,6 +687,14 @@ impl<'a> Lowering<'a> {
         let mut attribute = Vec::with_capacity(o.attrs().len());
         for a in o.attrs() {
             attribute.extend(self.attribute(place, op, a, scope)?);
+        }
+        if o.is("ConstantOfShape") && self.attr(place, op, "value").is_none() {
+            attribute.push(pb::AttributeProto {
+                name: "value".to_string(),
+                r#type: paring_ir::AttrKind::Tensor.to_onnx(),
+                t: Some(self.attribute_tensor(place, op, &Tensor::vector(vec![0f32]))?),
+                ..Default::default()
+            });
         }
         let mut output: Vec<String> = Vec::with_capacity(o.outputs().len());
         for v in o.outputs() {

@@ -290,7 +290,8 @@ impl TractPlan {
         let Some(plan) = &self.plan else {
             return Ok(Vec::new());
         };
-        // After an error or panic the state is dropped: it may be half-way.
+        // After an error or panic the state is dropped: it may be half-way. tract also keeps in
+        // it what a recurrent operator ended with, and would start the next run from there.
         let state = self.state.take();
         let current = Cell::new(None);
         let result = catch(|| -> TractResult<_> {
@@ -320,7 +321,8 @@ impl TractPlan {
         });
         let text = match result {
             Ok(Ok((state, outputs))) => {
-                self.state = Some(state);
+                let stateless = state.op_states.iter().all(Option::is_none);
+                self.state = Some(state).filter(|_| stateless);
                 return Ok(outputs);
             }
             Ok(Err(e)) => format!("{e:#}"),

@@ -386,6 +386,35 @@ fn no_lookup_table_is_made_of_a_softmax() {
 }
 
 #[test]
+fn recurrent_operators_start_anew_in_every_run() {
+    let m = model(
+        "g (float[2,1,1] x) => (float[2,1,1,1] y) <float[1,1,1] w = {1}, float[1,1,1] r = {1}> {
+           y = RNN <hidden_size = 1> (x, w, r)
+         }",
+    );
+    let input = [floats(&[2, 1, 1], &[0.5, 0.25])];
+    for optimize in [false, true] {
+        let mut plan = compile(&m, &input, optimize).unwrap();
+        let first = plan.run(&input).unwrap();
+        assert_eq!(plan.run(&input).unwrap(), first);
+    }
+}
+
+#[test]
+fn a_fill_without_a_value_is_of_floats() {
+    let m = model(
+        "g (float[2] x) => (float[2] y, float[2] z) {
+           s = Shape (x)
+           z = ConstantOfShape (s)
+           y = Add (x, z)
+         }",
+    );
+    let results = run(&m, &[floats(&[2], &[1.0, 2.0])]).unwrap();
+    assert_eq!(results[0], floats(&[2], &[1.0, 2.0]));
+    assert_eq!(results[1], floats(&[2], &[0.0, 0.0]));
+}
+
+#[test]
 fn what_would_not_fit_is_refused_before_it_is_asked_for() {
     let m = model(
         "g (float[1] x) => (float[] y) <int64[3] s = {1000000, 1000000, 1000000}> {

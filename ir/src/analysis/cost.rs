@@ -17,20 +17,22 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
-use super::{Analysis, AnalysisCache, Shapes};
+use super::{Analysis, AnalysisCache, ShapeOptions, Shapes, SymDim};
 use crate::attr::AttrValue;
 use crate::graph::{Graph, OpId, Port, ValueId};
 use crate::model::Model;
 use crate::op::Op;
 use crate::schema::{self, Class, KnownDims, Role};
 use crate::tensor::{DType, Tensor};
-use crate::value::{Constant, Dim, Name, Use};
+use crate::value::{Constant, Name, Use};
 
 /// What to count.
 #[derive(Clone, Debug, Default)]
 pub struct CostOptions {
     /// Count zeros, and with them the effective MACs. This reads every parameter.
     pub zeros: bool,
+    /// Sizes to count for, where the model leaves them open.
+    pub shapes: ShapeOptions,
 }
 
 /// The cost of a model.
@@ -84,7 +86,7 @@ impl Analysis for Costs {
     type Options = CostOptions;
 
     fn compute(model: &Model, options: &CostOptions, cache: &mut AnalysisCache) -> Costs {
-        let shapes = cache.get::<Shapes>(model);
+        let shapes = cache.get_with::<Shapes>(model, &options.shapes);
         count(model, options, &shapes)
     }
 }
@@ -109,19 +111,14 @@ impl Costs {
 /// Sizes of a value: each with whether it was assumed.
 type Sizes = SmallVec<[(u64, bool); 6]>;
 
-/// The sizes of a value of the innermost graph that is a tensor of known rank.
-fn sizes_of(shapes: &Shapes, scopes: &[&Graph], value: ValueId) -> Option<Sizes> {
-    if let Some(dims) = shapes.known_dims(value) {
-        return Some(dims.into_iter().map(|d| (d as u64, false)).collect());
-    }
-    let (graph, outside) = scopes.split_last()?;
-    let held = graph.get_value(value)?;
-    let inferred = shapes.to_value_type(value).filter(|t| t.shape().is_some());
-    let Some(ty) = inferred.or_else(|| held.known_type()) else {
-        return sizes_of(shapes, outside, held.captured_from()?);
+/// The sizes of a value that is a tensor of known rank, every open one taken as 1.
+fn sizes_of(shapes: &Shapes, value: ValueId) -> Option<Sizes> {
+    let size = |d: &SymDim| match d.known() {
+        Some(n) => Some((u64::try_from(n).ok()?, false)),
+        // An expression such as `h / 2` is 0 at 1, but no axis of a run is empty.
+        None => Some((u64::try_from(d.value_at(&|_| 1)?.max(1)).ok()?, true)),
     };
-    let size = |d: &Dim| d.known().map_or((1, true), |n| (n as u64, false));
-    Some(ty.shape()?.iter().map(size).collect())
+    shapes.dims(value)?.iter().map(size).collect()
 }
 
 /// A run of graphs: the sum over its operators.
@@ -321,7 +318,7 @@ impl<'a> Counter<'a> {
     }
 
     fn products(&mut self, scopes: &[&'a Graph], op: &Op) -> Work {
-        let sizes = |v: Option<ValueId>| sizes_of(self.shapes, scopes, v?);
+        let sizes = |v: Option<ValueId>| sizes_of(self.shapes, v?);
         let inputs: Vec<Option<Sizes>> = op.inputs().map(sizes).collect();
         let outputs: Vec<Option<Sizes>> = op.outputs().iter().copied().map(sizes).collect();
         let (macs, assumed) = match count_macs(op, &inputs, &outputs, false) {
@@ -421,7 +418,7 @@ impl<'a> Counter<'a> {
         }
         let times = match &**op.op_type() {
             "Loop" => trip_count(graph, op),
-            "Scan" => self.scan_length(scopes, op),
+            "Scan" => self.scan_length(op),
             _ => None,
         };
         let mut work = Work::default();
@@ -430,10 +427,10 @@ impl<'a> Counter<'a> {
     }
 
     /// The size of the first scanned input along its axis.
-    fn scan_length(&self, scopes: &[&'a Graph], op: &Op) -> Option<u64> {
+    fn scan_length(&self, op: &Op) -> Option<u64> {
         let scanned = usize::try_from(op.int("num_scan_inputs")?).ok()?;
         let slot = op.input_count().checked_sub(scanned)?;
-        let sizes = sizes_of(self.shapes, scopes, op.input(slot)?)?;
+        let sizes = sizes_of(self.shapes, op.input(slot)?)?;
         let axis = op
             .ints("scan_input_axes")
             .and_then(|a| a.first().copied())
@@ -755,7 +752,10 @@ mod tests {
 
     fn costs(text: &str) -> Costs {
         let model = parse_model(text).unwrap();
-        let options = CostOptions { zeros: true };
+        let options = CostOptions {
+            zeros: true,
+            ..CostOptions::default()
+        };
         Costs::compute(&model, &options, &mut AnalysisCache::new())
     }
 
@@ -902,16 +902,26 @@ mod tests {
             net (float[N,4] x) => (float[N,2] y) <float[4,2] w = ones> { y = MatMul (x, w) }"#,
         );
         assert_eq!((c.macs, c.macs_assumed, c.macs_unknown), (8, true, 0));
-        let c = cost(
+    }
+
+    #[test]
+    fn open_sizes_can_be_given() {
+        let model = parse_model(
             r#"<opset_import: ["": 17]>
-            net (float[N,2,2] x) => (float[N,2] y) <float[4,2] w = ones>
-            {
-                u = Flatten (x)
-                r = Relu (u)
-                y = MatMul (r, w)
-            }"#,
-        );
-        assert_eq!((c.macs, c.macs_assumed, c.macs_unknown), (8, true, 0));
+            net (float[N,4] x) => (float[M,2] y)
+            <float[4,2] w = ones>
+            { d = Concat <axis = 0> (x, x) y = MatMul (d, w) }"#,
+        )
+        .unwrap();
+        let mut options = CostOptions::default();
+        let mut macs = |pins: &[(&str, i64)]| {
+            options.shapes.pins = pins.iter().map(|&(n, v)| (n.to_owned(), v)).collect();
+            let costs = AnalysisCache::new().get_with::<Costs>(&model, &options);
+            (costs.total().macs, costs.total().macs_assumed)
+        };
+        // Two rows for each of N.
+        assert_eq!(macs(&[]), (16, true));
+        assert_eq!(macs(&[("N", 10)]), (160, false));
     }
 
     #[test]

@@ -16,20 +16,13 @@ pub struct NameOperators {
 }
 
 /// The options of [`NameOperators`].
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Options {
-    /// What stands before the type.
+    /// What stands before the type; nothing by default, so that names are as exporters write them.
     pub prefix: String,
     /// Name operators anew that have a name.
     pub overwrite: bool,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        // No prefix, so that the names are as exporters write them.
-        Options { prefix: String::new(), overwrite: false }
-    }
 }
 
 impl Pass for NameOperators {
@@ -49,7 +42,9 @@ impl Pass for NameOperators {
         let mut next: BTreeMap<String, usize> = BTreeMap::new();
         model.edit_graphs(&mut |graph| {
             for op in graph.topological_order()? {
-                let Some(options) = self.options.for_op(graph, op).options() else { continue };
+                let Some(options) = self.options.for_op(graph, op).options() else {
+                    continue;
+                };
                 if !graph.op(op).name().is_empty() && !options.overwrite {
                     continue;
                 }
@@ -87,14 +82,20 @@ mod tests {
         let mut cache = AnalysisCache::new();
         let mut cx = PassContext::new(&mut cache);
         assert!(pass.run(&mut model, &mut cx).expect("runs").is_yes());
-        let names: Vec<String> =
-            model.graph.ops().map(|op| model.graph.op(op).name().to_string()).collect();
+        let names: Vec<String> = model
+            .graph
+            .ops()
+            .map(|op| model.graph.op(op).name().to_string())
+            .collect();
         assert_eq!(names, ["my-Relu_0", "my-Relu_1", "my-Neg_0"]);
         assert_eq!(cx.remarks.applied_count(), 3);
         assert!(!pass.run(&mut model, &mut cx).expect("runs").is_yes());
     }
 
     fn serde_json_map(entries: &[(&str, &str)]) -> paring_ir::registry::JsonMap {
-        entries.iter().map(|(k, v)| ((*k).to_owned(), (*v).into())).collect()
+        entries
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).into()))
+            .collect()
     }
 }

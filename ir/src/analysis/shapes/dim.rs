@@ -240,6 +240,22 @@ impl Atom {
     }
 }
 
+impl Atom {
+    fn value_at(&self, size: &dyn Fn(&Symbol) -> i64) -> Option<i64> {
+        let (call, args) = match self {
+            Atom::Symbol(s) => return Some(size(s)),
+            Atom::Call(call, args) => (call, args),
+        };
+        let (a, b) = (args.0.value_at(size)?, args.1.value_at(size)?);
+        match call {
+            Call::Floor => floor_div(a, b),
+            Call::Max => Some(a.max(b)),
+            Call::Min => Some(a.min(b)),
+            Call::Broadcast => Some(if a == 1 { b } else { a }),
+        }
+    }
+}
+
 fn add_term(terms: &mut Terms, m: Monomial, k: i64) -> Option<()> {
     let slot = terms.entry(m).or_insert(0);
     *slot = slot.checked_add(k)?;
@@ -676,6 +692,26 @@ impl SymDim {
         self.any_symbol(&|s| matches!(s, Symbol::Number(_)))
     }
 
+    /// The number that this amounts to when every symbol has the value that `size` gives it;
+    /// `None` on overflow and division by zero.
+    pub fn value_at(&self, size: &dyn Fn(&Symbol) -> i64) -> Option<i64> {
+        let sum = match &self.0 {
+            Repr::Known(v) => return Some(*v),
+            Repr::Symbol(s) => return Some(size(s)),
+            Repr::Sum(sum) => sum,
+        };
+        let mut total = 0i64;
+        for (monomial, k) in &sum.terms {
+            let mut term = *k;
+            for (atom, power) in &monomial.factors {
+                let value = atom.value_at(size)?.checked_pow(*power)?;
+                term = term.checked_mul(value)?;
+            }
+            total = total.checked_add(term)?;
+        }
+        Some(total)
+    }
+
     /// Whether a symbol without a name stands in this whose number is at least `first`.
     pub fn mentions_anonymous_since(&self, first: u32) -> bool {
         self.any_symbol(&|s| matches!(s, Symbol::Number(n) | Symbol::Size(n) if *n >= first))
@@ -874,6 +910,20 @@ mod tests {
             sum += product;
         }
         sum
+    }
+
+    #[test]
+    fn symbols_can_be_given_values() {
+        let at = |d: &SymDim, v| d.value_at(&|_| v);
+        let half = s("h").add(&n(1)).and_then(|d| d.div_floor(&n(2)));
+        let d = half.and_then(|d| d.mul(&s("w"))).expect("small");
+        assert_eq!((at(&d, 1), at(&d, 4)), (Some(1), Some(8)));
+        let larger = s("h").maximum(&n(3)).expect("small");
+        assert_eq!((at(&larger, 1), at(&larger, 4)), (Some(3), Some(4)));
+        let square = s("h").mul(&s("h")).expect("small");
+        assert_eq!(at(&square, i64::MAX), None);
+        let ratio = s("a").div_floor(&s("b")).expect("small");
+        assert_eq!(at(&ratio, 0), None);
     }
 
     #[test]

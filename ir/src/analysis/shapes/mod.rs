@@ -1,6 +1,6 @@
 //! Element type and shape of every value, without running the model.
 //!
-//! The analysis walks each graph once in topological order; [`rules`] says for each operator
+//! The analysis walks each graph once in topological order; `rules` says for each operator
 //! what its outputs are. Dimensions are integer expressions over named sizes ([`SymDim`]), and
 //! the small integer tensors that shapes are computed with are followed through
 //! Shape -> Gather -> Concat -> Reshape and their like. What is not known stays unknown: an

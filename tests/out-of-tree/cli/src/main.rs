@@ -5,5 +5,8 @@ use std::process::ExitCode;
 use paring_example_pass::NameOperators;
 
 fn main() -> ExitCode {
-    paring::cli::run(&paring::registry().with::<NameOperators>(), std::env::args_os())
+    paring::cli::run(
+        &paring::registry().with::<NameOperators>(),
+        std::env::args_os(),
+    )
 }
