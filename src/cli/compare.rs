@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::args::{Common, Compare};
 use super::exit::{Exit, failure};
 use super::io;
-use super::terminal::{BOLD, PLAIN, bytes, clean, count, line, plural, short, table};
+use super::terminal::{BOLD, PLAIN, bytes, clean, count, line, number, plural, short, table};
 use crate::data::{DataSet, RandomInputs, RunShapes};
 use crate::engine::TractEngine;
 use crate::inspect::{Inspection, inspect};
@@ -121,8 +121,8 @@ fn outputs(out: &mut String, v: &Validation) -> std::fmt::Result {
     for o in &v.outputs {
         table.add_row([
             short(&o.name, NAME),
-            format!("{:.3e}", o.max_abs),
-            format!("{:.3e}", o.max_rel),
+            number(o.max_abs),
+            number(o.max_rel),
             o.sqnr_db
                 .map_or("equal".to_owned(), |db| format!("{db:.1} dB")),
             o.cosine.map_or(String::new(), |c| format!("{c:.6}")),

@@ -6,8 +6,8 @@ use paring_ir::escape;
 
 use super::args::{Common, Diff as DiffArgs};
 use super::exit::{Exit, failure};
-use super::io;
 use super::terminal::{BAD, BOLD, DIM, GOOD, WARN, clean};
+use super::{io, terminal};
 use crate::diff::{Diff, Difference, OpRef, TensorChange, diff};
 
 pub(super) fn run(common: &Common, args: &DiffArgs) -> anyhow::Result<Exit> {
@@ -17,8 +17,13 @@ pub(super) fn run(common: &Common, args: &DiffArgs) -> anyhow::Result<Exit> {
             "only one of the models can come from standard input",
         ));
     }
-    let before = io::read(common, &args.before)?;
-    let after = io::read(common, &args.after)?;
+    let mut before = io::read(common, &args.before)?;
+    let mut after = io::read(common, &args.after)?;
+    for loaded in [&mut before, &mut after] {
+        if let Some(warning) = crate::provenance::restore(&mut loaded.model)? {
+            terminal::warning(common, &warning);
+        }
+    }
     let found = diff(&before.model, &after.model)?;
     if args.json {
         io::print_json(&found)?;

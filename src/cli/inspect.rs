@@ -12,9 +12,10 @@ use crate::inspect::{Details, details};
 
 /// Rows of the lists of tensors and of operators that are shown.
 const SHOWN: usize = 10;
-/// Names in these lists are cut to this width, and types.
-const NAME: usize = 34;
-const TYPE: usize = 22;
+/// Names in these lists are cut to this width, and types and the names of users.
+const NAME: usize = 32;
+const TYPE: usize = 20;
+const USER: usize = 22;
 
 pub(super) fn run(common: &Common, args: &Inspect) -> anyhow::Result<Exit> {
     let loaded = io::read(common, &args.model)?;
@@ -132,8 +133,8 @@ fn tensors(out: &mut String, d: &Details) -> std::fmt::Result {
     for t in d.tensors.iter().take(SHOWN) {
         let used = match t.used_by.as_slice() {
             [] => "nothing".to_owned(),
-            [one] => short(one, NAME),
-            [first, rest @ ..] => format!("{} and {} more", short(first, NAME - 11), rest.len()),
+            [one] => short(one, USER),
+            [first, rest @ ..] => format!("{} and {} more", short(first, USER - 11), rest.len()),
         };
         table.add_row([
             short(&t.name, NAME),
@@ -163,8 +164,8 @@ fn layers(out: &mut String, d: &Details) -> std::fmt::Result {
         let share = 100.0 * l.macs as f64 / total as f64;
         table.add_row([
             short(&l.name, NAME),
-            short(&l.op_type, TYPE),
-            short(&l.output, TYPE),
+            short(&l.op_type, 16),
+            short(&l.output, 26),
             count(l.macs),
             format!("{share:.1} %"),
         ]);

@@ -31,7 +31,11 @@ pub(super) fn read(common: &Common, path: &Path) -> anyhow::Result<Loaded> {
             .map_err(|e| failure(Exit::BadModel, format!("standard input: {e}")))?;
         onnx::read_bytes(bytes.into(), None, &options).context("standard input")?
     } else {
-        onnx::read_file(path, &options)?
+        let name = path.display().to_string();
+        onnx::read_file(path, &options).map_err(|e| match e.to_string().contains(&name) {
+            true => anyhow::Error::from(e),
+            false => anyhow::Error::from(e).context(name),
+        })?
     };
     for w in &loaded.warnings {
         terminal::warning(common, &format!("{}: {w}", path.display()));

@@ -13,7 +13,7 @@ use paring_ir::{Model, Registry, escape};
 use super::args::{Common, External, Optimize};
 use super::exit::{Exit, failure};
 use super::terminal::{
-    BOLD, Bar, DIM, GOOD, PLAIN, WARN, bytes, clean, count, duration, line, plural, table,
+    BOLD, Bar, DIM, GOOD, PLAIN, WARN, bytes, clean, count, duration, line, number, plural, table,
 };
 use super::{interrupt, io};
 use crate::inspect::Inspection;
@@ -267,7 +267,9 @@ fn explain(
         if passes(&mut text, common, reports).is_ok() {
             anstream::eprint!("{text}");
         }
-        return anyhow::Error::from(error).context("nothing is written");
+    }
+    if let OptimizeError::Run(RunError::Limits { .. }) = &error {
+        return failure(Exit::Limit, format!("{error}; nothing is written"));
     }
     let OptimizeError::Run(RunError::Bug { steps, .. }) = &error else {
         return error.into();
@@ -299,15 +301,11 @@ fn explain(
         )?;
         Ok(())
     };
-    match write() {
-        Ok(()) => anyhow::Error::from(error).context(format!(
-            "please report this with the folder {}",
-            folder.display()
-        )),
-        Err(e) => {
-            anyhow::Error::from(error).context(format!("no reproducer could be written ({e})"))
-        }
-    }
+    let hint = match write() {
+        Ok(()) => format!("please report this with the folder {}", folder.display()),
+        Err(e) => format!("please report this; no reproducer could be written ({e})"),
+    };
+    failure(Exit::Bug, format!("{error}; {hint}"))
 }
 
 fn text(common: &Common, r: &Report) -> Result<String, std::fmt::Error> {
@@ -316,7 +314,13 @@ fn text(common: &Common, r: &Report) -> Result<String, std::fmt::Error> {
     sizes(&mut out, &r.before, &r.after)?;
     validation(&mut out, r);
     latency(&mut out, r);
-    for (i, note) in r.notes.iter().enumerate() {
+    let of_pass = |p: &PassReport| -> Vec<String> {
+        let notes = p.notes.iter();
+        notes.map(|n| format!("{}: {n}", p.name)).collect()
+    };
+    let mut notes: Vec<String> = r.passes.iter().flat_map(of_pass).collect();
+    notes.extend(r.notes.iter().cloned());
+    for (i, note) in notes.iter().enumerate() {
         let label = if i == 0 { "notes" } else { "" };
         out += &line(BOLD, label, &clean(note));
     }
@@ -327,7 +331,7 @@ fn text(common: &Common, r: &Report) -> Result<String, std::fmt::Error> {
 fn passes(out: &mut String, common: &Common, all: &[PassReport]) -> std::fmt::Result {
     let shown: Vec<&PassReport> = all
         .iter()
-        .filter(|p| p.changed || !p.undone.is_empty() || !p.notes.is_empty() || common.verbose > 0)
+        .filter(|p| p.changed || !p.undone.is_empty() || common.verbose > 0)
         .collect();
     if shown.is_empty() {
         let ran = plural(all.len(), "run");
@@ -395,7 +399,6 @@ fn did(p: &PassReport) -> Vec<String> {
             None => "outputs equal".to_owned(),
         });
     }
-    out.extend(p.notes.iter().map(|n| clean(n)));
     out
 }
 
@@ -415,16 +418,23 @@ fn sizes(out: &mut String, before: &Inspection, after: &Inspection) -> std::fmt:
         row("Constant nodes", a, b, count);
     }
     row("parameters", x.parameters, y.parameters, count);
-    if let (Some(a), Some(b)) = (x.zeros, y.zeros) {
-        row("zeros", a, b, count);
-    }
     row("weights", x.weight_bytes, y.weight_bytes, bytes);
-    row("MACs", x.macs, y.macs, count);
+    let assumed = x.macs_assumed || y.macs_assumed;
+    let macs = if assumed {
+        "MACs (open sizes as 1)"
+    } else {
+        "MACs"
+    };
+    row(macs, x.macs, y.macs, count);
     if let (Some(a), Some(b)) = (x.effective_macs, y.effective_macs) {
         row("effective MACs", a, b, count);
     }
     if let (Some(a), Some(b)) = (before.file_bytes, after.file_bytes) {
         row("file", a, b, bytes);
+    }
+    if let (Some(a), Some(b)) = (before.sparsity, after.sparsity) {
+        let share = |s: f64| format!("{:.1} %", 100.0 * s);
+        table.add_row(["zeros".to_owned(), share(a), share(b), String::new()]);
     }
     writeln!(out, "{}\n", table.trim_fmt())
 }
@@ -437,7 +447,7 @@ fn validation(out: &mut String, r: &Report) {
     };
     let mut text = match v.sqnr_db {
         None => "outputs are equal".to_owned(),
-        Some(db) => format!("SQNR {db:.1} dB, largest difference {:.1e}", v.max_abs),
+        Some(db) => format!("SQNR {db:.1} dB, largest difference {}", number(v.max_abs)),
     };
     if let (Some(_), Some(c)) = (v.sqnr_db, v.cosine) {
         text += &format!(", cosine {c:.6}");

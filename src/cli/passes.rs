@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 use super::args::Named;
 use super::exit::Exit;
 use super::io;
-use super::terminal::{BOLD, DIM};
+use super::terminal::{BOLD, DIM, table};
 
 pub(super) fn run(registry: &Registry, args: &Named) -> anyhow::Result<Exit> {
     match &args.name {
@@ -33,22 +33,11 @@ fn list(registry: &Registry, json: bool) -> anyhow::Result<()> {
             .collect();
         return io::print_json(&all);
     }
-    let width = registry
-        .passes()
-        .iter()
-        .map(|e| e.info.name.len())
-        .max()
-        .unwrap_or(0);
-    let mut text = String::new();
+    let mut table = table(&["pass", "effect", "summary"], 3);
     for e in registry.passes() {
-        let name = e.info.name;
-        text += &format!(
-            "{BOLD}{name:width$}{BOLD:#}  {DIM}{}{DIM:#}  {}\n",
-            effect(e),
-            e.info.summary
-        );
+        table.add_row([e.info.name, effect(e), e.info.summary]);
     }
-    io::print(&text)
+    io::print(&format!("{}\n", table.trim_fmt()))
 }
 
 fn show(entry: &Entry, json: bool) -> anyhow::Result<()> {

@@ -179,6 +179,15 @@ pub(super) fn duration(seconds: f64) -> String {
     }
 }
 
+/// A measured number for people: `7.13`, `1.2e-6`.
+pub(super) fn number(x: f64) -> String {
+    if x == 0.0 || (0.01..1e4).contains(&x.abs()) {
+        format!("{x:.3}")
+    } else {
+        format!("{x:.1e}")
+    }
+}
+
 /// `1 thread`, `2 threads`.
 pub(super) fn plural(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
@@ -228,6 +237,8 @@ mod tests {
         assert_eq!(count(4_650_000), "4.65 M");
         assert_eq!(duration(0.0004), "0.4 ms");
         assert_eq!(duration(1.5), "1.50 s");
+        assert_eq!(number(7.1251), "7.125");
+        assert_eq!(number(1.23e-6), "1.2e-6");
     }
 
     #[test]

@@ -116,6 +116,14 @@ pub fn diff(a: &Model, b: &Model) -> Result<Diff, GraphError> {
     };
     let mut aligner = Aligner::new(&a.graph, &b.graph);
     aligner.run(&mut out)?;
+    for f in &a.functions {
+        let same = |g: &&paring_ir::Function| {
+            (&g.domain, &g.name, &g.overload) == (&f.domain, &f.name, &f.overload)
+        };
+        if let Some(g) = b.functions.iter().find(same) {
+            Aligner::new(&f.body, &g.body).run(&mut out)?;
+        }
+    }
     Ok(out)
 }
 
@@ -411,11 +419,12 @@ impl<'a> Aligner<'a> {
             let (u, v) = (x.input(slot), y.input(slot));
             if !self.same_value(u, v) {
                 let name = |g: &Graph, v: Option<ValueId>| v.map(|v| g.value(v).name().to_string());
-                out.push(change(
-                    format!("input {slot}"),
-                    name(self.a, u),
-                    name(self.b, v),
-                ));
+                let (mut before, mut after) = (name(self.a, u), name(self.b, v));
+                if before == after {
+                    before = u.map(|u| source_text(self.a, u));
+                    after = v.map(|v| source_text(self.b, v));
+                }
+                out.push(change(format!("input {slot}"), before, after));
             }
         }
         if x.outputs().len() != y.outputs().len() {
@@ -436,6 +445,14 @@ impl<'a> Aligner<'a> {
             _ => return false,
         };
         let (x, y) = (self.a.value(a), self.b.value(b));
+        // What makes a value may be gone or new, and is told where it stood; the same name says
+        // that the value took its place.
+        let alone = |p: Option<(OpId, u32)>, aligned: &HashMap<OpId, OpId>| {
+            p.is_some_and(|(op, _)| !aligned.contains_key(&op))
+        };
+        if alone(x.producer(), &self.to_b) || alone(y.producer(), &self.to_a) {
+            return x.name() == y.name();
+        }
         match (x.producer(), y.producer()) {
             (Some((p, i)), Some((q, j))) => i == j && self.to_b.get(&p) == Some(&q),
             (None, None) => match (x.initializer(), y.initializer()) {
@@ -514,6 +531,19 @@ impl<'a> Aligner<'a> {
             }
         }
         Ok(())
+    }
+}
+
+/// A value with what makes it, for values that the name alone does not tell apart.
+fn source_text(g: &Graph, v: ValueId) -> String {
+    let value = g.value(v);
+    match (value.producer(), value.initializer()) {
+        (Some((op, slot)), _) => {
+            let label = g.op_label(op);
+            format!("{} (output {slot} of {label})", value.name())
+        }
+        (None, Some(_)) => format!("{} (an initializer)", value.name()),
+        (None, None) => format!("{} (an input)", value.name()),
     }
 }
 

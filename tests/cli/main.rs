@@ -1,0 +1,165 @@
+//! The command line, from the outside: the program runs over small models and the ones in
+//! testdata.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod differ;
+mod interrupt;
+mod look;
+mod names;
+mod optimize;
+mod recipes;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use paring::onnx::{ReadOptions, read_file};
+use paring::text::{PrintOptions, parse_model, print_model};
+use serde_json::Value as Json;
+use tempfile::TempDir;
+
+/// What a run of the program gave.
+struct Run {
+    code: i32,
+    bytes: Vec<u8>,
+    out: String,
+    err: String,
+}
+
+impl Run {
+    /// Standard output as JSON.
+    fn json(&self) -> Json {
+        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e} in {}", self.out))
+    }
+
+    /// The same run, which must have ended with this code.
+    #[track_caller]
+    fn exits(self, code: i32) -> Run {
+        assert_eq!(self.code, code, "out: {}\nerr: {}", self.out, self.err);
+        self
+    }
+
+    /// Checks a part of what went to standard error.
+    #[track_caller]
+    fn complains(&self, part: &str) {
+        assert!(self.err.contains(part), "{part:?} is not in {}", self.err);
+    }
+}
+
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_paring"));
+    command
+        .args(args)
+        .env_remove("RUST_LOG")
+        .env_remove("COLUMNS");
+    command
+}
+
+/// Runs the program.
+fn paring(args: &[&str]) -> Run {
+    paring_on(&[], args)
+}
+
+/// Runs the program with something on standard input.
+fn paring_on(input: &[u8], args: &[&str]) -> Run {
+    let mut child = command(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A program that does not read its input closes the pipe, which is no failure here.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    let output = child.wait_with_output().unwrap();
+    Run {
+        code: output.status.code().unwrap(),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        bytes: output.stdout,
+    }
+}
+
+/// A file of testdata.
+fn data(name: &str) -> String {
+    format!("{}/testdata/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A folder that is gone after the test.
+struct Folder(TempDir);
+
+impl Folder {
+    fn new() -> Folder {
+        Folder(tempfile::tempdir().unwrap())
+    }
+
+    /// The path of a file in it.
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).display().to_string()
+    }
+
+    /// Writes a model given as text.
+    fn model(&self, name: &str, text: &str) -> String {
+        let model = parse_model(text).unwrap_or_else(|e| panic!("{e} in {text}"));
+        paring::write(&model, self.path(name)).unwrap();
+        self.path(name)
+    }
+
+    fn file(&self, name: &str, text: &str) -> String {
+        std::fs::write(self.path(name), text).unwrap();
+        self.path(name)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = std::fs::read_dir(self.0.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+fn read_json(path: &str) -> Json {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// All that a model file says, as text.
+fn text_of(path: &str) -> String {
+    let loaded = read_file(Path::new(path), &ReadOptions::default()).unwrap();
+    print_model(&loaded.model, &PrintOptions::full())
+}
+
+fn exists(path: &str) -> bool {
+    PathBuf::from(path).exists()
+}
+
+/// A network of two layers, whose Identity the clean-up removes.
+const NET: &str = r#"<ir_version: 8, opset_import: ["": 17]>
+net (float[batch,16] x) => (float[batch,32] y)
+<float[16,32] w1 = random(1), float[32,32] w2 = random(2)>
+{
+    [first] a = MatMul (x, w1)
+    [same] b = Identity (a)
+    [act] c = Relu (b)
+    [last] y = MatMul (c, w2)
+}"#;
+
+/// A network that no pass of the clean-up changes.
+const TIDY: &str = r#"<ir_version: 8, opset_import: ["": 17]>
+net (float[batch,16] x) => (float[batch,32] y)
+<float[16,32] w = random(1)>
+{
+    [first] a = MatMul (x, w)
+    [act] y = Relu (a)
+}"#;
+
+/// A valid network that the engine can't run.
+const STRANGE: &str = r#"<ir_version: 8, opset_import: ["": 17]>
+net (float[16,16] x) => (float y)
+<float[16,16] w = random(1)>
+{
+    [first] a = MatMul (x, w)
+    [same] b = Identity (a)
+    [det] y = Det (b)
+}"#;
