@@ -17,7 +17,7 @@ use super::terminal::{
 };
 use super::{interrupt, io};
 use crate::inspect::Inspection;
-use crate::onnx::{self, ExternalData, Loaded, WriteOptions};
+use crate::onnx::{self, ExternalData, WriteOptions};
 use crate::optimize::{OptimizeError, Optimizer, Report, Written};
 use crate::pipeline::{self, Recipe};
 
@@ -30,7 +30,9 @@ pub(super) fn run(registry: &Registry, common: &Common, args: &Optimize) -> anyh
     let recipe = recipe(registry, args)?;
     let cancel = interrupt::on_ctrl_c()?;
     let loaded = io::read(common, &args.input)?;
-    let mut model = loaded.model.clone();
+    // What came through standard input can't be read again for a reproducer.
+    let spare = io::is_dash(&args.input).then(|| loaded.model.clone());
+    let (mut model, file_bytes, side_files) = (loaded.model, loaded.file_bytes, loaded.side_files);
     let progress = Bar::new(common);
     let mut printer = Printer {
         after: args.print_ir_after.clone(),
@@ -42,12 +44,12 @@ pub(super) fn run(registry: &Registry, common: &Common, args: &Optimize) -> anyh
         Ok(_) if cancel.load(Ordering::Relaxed) => return Err(stopped()),
         Ok(report) => report,
         Err(OptimizeError::Run(RunError::Cancelled)) => return Err(stopped()),
-        Err(e) => return Err(explain(common, args, &loaded, e)),
+        Err(e) => return Err(explain(common, args, spare, e)),
     };
     report.input = Some(args.input.display().to_string());
     report.output = Some(args.output.display().to_string());
-    let written = write(args, &loaded, &mut model, report.changed)?;
-    report.before.file_bytes = Some(loaded.file_bytes);
+    let written = write(args, &side_files, &mut model, report.changed)?;
+    report.before.file_bytes = Some(file_bytes);
     report.after.file_bytes = Some(written.bytes);
     report.written = Some(written);
     for path in &args.reports {
@@ -156,7 +158,7 @@ fn optimizer<'a>(
 
 fn write(
     args: &Optimize,
-    loaded: &Loaded,
+    side_files: &[PathBuf],
     model: &mut Model,
     changed: bool,
 ) -> anyhow::Result<Written> {
@@ -194,8 +196,7 @@ fn write(
         std::fs::canonicalize(&args.input).ok() == std::fs::canonicalize(&args.output).ok();
     if same_input {
         left.extend(
-            loaded
-                .side_files
+            side_files
                 .iter()
                 .filter(|f| Some(*f) != report.side_file.as_ref())
                 .cloned(),
@@ -259,7 +260,7 @@ impl Observer for Printer {
 fn explain(
     common: &Common,
     args: &Optimize,
-    loaded: &Loaded,
+    spare: Option<Model>,
     error: OptimizeError,
 ) -> anyhow::Error {
     if let (OptimizeError::Run(RunError::Limits { reports, .. }), false) = (&error, common.quiet) {
@@ -294,11 +295,11 @@ fn explain(
     let write = || -> anyhow::Result<()> {
         std::fs::create_dir_all(&folder)?;
         std::fs::write(folder.join("recipe.yaml"), text)?;
-        onnx::write_file(
-            &loaded.model,
-            &folder.join("model.onnx"),
-            &WriteOptions::default(),
-        )?;
+        let model = match &spare {
+            Some(model) => model.clone(),
+            None => io::read(common, &args.input)?.model,
+        };
+        onnx::write_file(&model, &folder.join("model.onnx"), &WriteOptions::default())?;
         Ok(())
     };
     let hint = match write() {
