@@ -22,19 +22,30 @@ pub(super) struct Args {
 #[derive(Debug, clap::Args)]
 pub(super) struct Common {
     /// Print errors only
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        help_heading = "Common options",
+        conflicts_with = "verbose"
+    )]
     pub(super) quiet: bool,
     /// Print more; twice for everything
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(short, long, global = true, help_heading = "Common options", action = ArgAction::Count)]
     pub(super) verbose: u8,
     /// When to use colour
-    #[arg(long, global = true, value_enum, default_value_t = Colour::Auto, value_name = "WHEN")]
+    #[arg(long, global = true, help_heading = "Common options", value_enum, default_value_t = Colour::Auto, value_name = "WHEN")]
     pub(super) color: Colour,
     /// Read the model into memory instead of mapping it: for files that others may truncate
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Common options")]
     pub(super) no_mmap: bool,
     /// Follow links to weights that end inside this folder (a download cache, say)
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Common options",
+        value_name = "DIR"
+    )]
     pub(super) follow_links: Option<PathBuf>,
 }
 

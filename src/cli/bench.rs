@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::args::{Bench as BenchArgs, Common};
 use super::exit::{Exit, failure};
-use super::io;
-use super::terminal::{BOLD, PLAIN, clean, line, plural, short, table};
+use super::terminal::{BOLD, PLAIN, line, plural, short, table};
+use super::{io, terminal};
 use crate::data::{RandomInputs, RunShapes};
 use crate::engine::TractEngine;
 use crate::validate::{
@@ -98,9 +98,7 @@ fn text(m: &Measured) -> Result<String, std::fmt::Error> {
         out += &line(BOLD, "latency", &text);
         out += &line(PLAIN, "", &how(l.threads, plural(l.runs, "pair")));
     }
-    for (i, note) in m.notes.iter().enumerate() {
-        out += &line(BOLD, if i == 0 { "notes" } else { "" }, &clean(note));
-    }
+    out += &terminal::notes(&m.notes);
     for (i, p) in m.profiles.iter().enumerate() {
         let which = match m.profiles.len() {
             1 => "",

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::args::{Common, Compare};
 use super::exit::{Exit, failure};
-use super::io;
 use super::terminal::{BOLD, PLAIN, bytes, clean, count, line, number, plural, short, table};
+use super::{io, terminal};
 use crate::data::{DataSet, RandomInputs, RunShapes};
 use crate::engine::TractEngine;
 use crate::inspect::{Inspection, inspect};
@@ -102,9 +102,7 @@ fn text(c: &Comparison) -> Result<String, std::fmt::Error> {
         let text = format!("{:.2} % and {:.2} %", 100.0 * a, 100.0 * b);
         out += &line(BOLD, "accuracy", &text);
     }
-    for (i, note) in v.notes.iter().enumerate() {
-        out += &line(BOLD, if i == 0 { "notes" } else { "" }, &clean(note));
-    }
+    out += &terminal::notes(&v.notes);
     Ok(out)
 }
 

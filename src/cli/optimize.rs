@@ -13,9 +13,10 @@ use paring_ir::{Model, Registry, escape};
 use super::args::{Common, External, Optimize};
 use super::exit::{Exit, failure};
 use super::terminal::{
-    BOLD, Bar, DIM, GOOD, PLAIN, WARN, bytes, clean, count, duration, line, number, plural, table,
+    BOLD, Bar, DIM, GOOD, PLAIN, WARN, bytes, clean, count, duration, line, number, paragraph,
+    plural, table,
 };
-use super::{interrupt, io};
+use super::{interrupt, io, terminal};
 use crate::inspect::Inspection;
 use crate::onnx::{self, ExternalData, WriteOptions};
 use crate::optimize::{OptimizeError, Optimizer, Report, Written};
@@ -321,10 +322,7 @@ fn text(common: &Common, r: &Report) -> Result<String, std::fmt::Error> {
     };
     let mut notes: Vec<String> = r.passes.iter().flat_map(of_pass).collect();
     notes.extend(r.notes.iter().cloned());
-    for (i, note) in notes.iter().enumerate() {
-        let label = if i == 0 { "notes" } else { "" };
-        out += &line(BOLD, label, &clean(note));
-    }
+    out += &terminal::notes(&notes);
     written(&mut out, r);
     Ok(out)
 }
@@ -443,7 +441,7 @@ fn sizes(out: &mut String, before: &Inspection, after: &Inspection) -> std::fmt:
 fn validation(out: &mut String, r: &Report) {
     let Some(v) = &r.validation else {
         let reason = r.unvalidated.as_deref().unwrap_or("not asked for");
-        *out += &line(WARN, "not validated", &clean(reason));
+        *out += &paragraph(WARN, "not validated", reason);
         return;
     };
     let mut text = match v.sqnr_db {

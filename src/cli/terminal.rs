@@ -14,6 +14,8 @@ use super::args::{Colour, Common};
 
 /// No table is wider than this.
 const WIDTH: u16 = 100;
+/// The width of the column of labels.
+const LABEL: usize = 15;
 
 pub(super) const PLAIN: Style = Style::new();
 pub(super) const BOLD: Style = Style::new().bold();
@@ -147,7 +149,34 @@ pub(super) fn short(text: &str, width: usize) -> String {
 
 /// A line of a report: what it is about, in a column of its own, and what there is to say.
 pub(super) fn line(style: Style, label: &str, text: &str) -> String {
-    format!("{style}{label:<15}{style:#}{text}\n")
+    format!("{style}{label:<LABEL$}{style:#}{text}\n")
+}
+
+/// As [`line`], for text of any length and without colour, which goes on in further lines.
+pub(super) fn paragraph(style: Style, label: &str, text: &str) -> String {
+    let width = usize::from(WIDTH) - LABEL;
+    let mut out = String::new();
+    let mut row = String::new();
+    for word in clean(text).split_whitespace() {
+        let used = row.chars().count();
+        if used > 0 && used + 1 + word.chars().count() > width {
+            let label = if out.is_empty() { label } else { "" };
+            out += &line(style, label, &std::mem::take(&mut row));
+        }
+        if !row.is_empty() {
+            row.push(' ');
+        }
+        row += word;
+    }
+    let label = if out.is_empty() { label } else { "" };
+    out + &line(style, label, &row)
+}
+
+/// What the user should know, one paragraph each.
+pub(super) fn notes<'a>(notes: impl IntoIterator<Item = &'a String>) -> String {
+    let labels = std::iter::once("notes").chain(std::iter::repeat(""));
+    let notes = notes.into_iter().zip(labels);
+    notes.map(|(n, l)| paragraph(BOLD, l, n)).collect()
 }
 
 /// A table without lines, whose columns from `numbers` on hold numbers.
@@ -246,6 +275,19 @@ mod tests {
         assert_eq!(clean("a\u{1b}[31m\nb\u{9b}"), "a\\u{1b}[31m\nb\\u{9b}");
         assert_eq!(clean("größe\u{202e}"), "größe\\u{202e}");
         assert_eq!(short("\u{7}", 9), "\\u{7}");
+    }
+
+    #[test]
+    fn paragraphs_go_on_under_their_text() {
+        let text = paragraph(PLAIN, "notes", &"word ".repeat(20));
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 2);
+        assert!(lines[0].starts_with("notes          word word"), "{text}");
+        assert_eq!(lines[1], "               word word word");
+        assert_eq!(
+            paragraph(PLAIN, "a", "b\u{1b}"),
+            "a              b\\u{1b}\n"
+        );
     }
 
     #[test]
