@@ -51,6 +51,11 @@ impl SideFiles {
         self.files.keys().map(|p| folder.join(p)).collect()
     }
 
+    /// Bytes of the side files that were opened.
+    pub(super) fn bytes(&self) -> u64 {
+        self.files.values().map(|f| f.len() as u64).sum()
+    }
+
     /// The elements that the entries of `external_data` point to; `expected` is their length.
     pub(super) fn elements(
         &mut self,

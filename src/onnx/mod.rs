@@ -86,7 +86,7 @@ pub struct Loaded {
     pub model: Model,
     /// What a user should know: what could not be kept, and what was not checked.
     pub warnings: Vec<String>,
-    /// Bytes of the model file, without side files.
+    /// Bytes of the model file and of its side files.
     pub file_bytes: u64,
     /// The side files that hold tensors.
     pub side_files: Vec<PathBuf>,

@@ -91,7 +91,7 @@ pub(super) fn read(
     Ok(Loaded {
         model,
         warnings,
-        file_bytes: data.len() as u64,
+        file_bytes: (data.len() as u64).saturating_add(tensors.side.bytes()),
         side_files: tensors.side.paths(),
     })
 }
