@@ -1,10 +1,12 @@
 //! What is inside a model, in numbers. The JSON form is stable.
 
-use paring_ir::analysis::cost::CostOptions;
-use paring_ir::analysis::{AnalysisCache, Costs, ModelCost, Shapes};
+use std::collections::BTreeMap;
+
+use paring_ir::analysis::{AnalysisCache, CostOptions, Costs, ModelCost, Shapes};
 use paring_ir::{Model, ValueId};
 use serde::Serialize;
 
+use crate::data::{RunShapes, ShapeOptions as SizeOptions};
 use crate::diff::type_text;
 
 /// The numbers of a model.
@@ -17,6 +19,9 @@ pub struct Inspection {
     pub file_bytes: Option<u64>,
     /// The share of parameters that are zero, where zeros were counted.
     pub sparsity: Option<f64>,
+    /// The shapes that multiply-accumulates were counted with, of the inputs whose shapes are open.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub macs_shapes: BTreeMap<String, Vec<i64>>,
 }
 
 /// One input or output.
@@ -98,22 +103,44 @@ pub struct ShapeCoverage {
     pub fixed: usize,
 }
 
+/// How to count the costs of a model: where its inputs have open sizes, with those that it
+/// would be run with.
+pub fn cost_options(model: &Model, sizes: &SizeOptions) -> CostOptions {
+    let mut options = CostOptions::default();
+    let Ok(run) = RunShapes::resolve(model, sizes) else {
+        return options;
+    };
+    let graph = &model.graph;
+    for (&v, dims) in graph.inputs().iter().zip(&run.dims) {
+        let value = graph.value(v);
+        let declared = value.declared_type().and_then(|t| t.shape());
+        let open = declared.is_none_or(|s| s.iter().any(|d| d.known().is_none()));
+        if open && value.initializer().is_none() {
+            let dims = dims
+                .iter()
+                .map(|&d| i64::try_from(d).unwrap_or(i64::MAX))
+                .collect();
+            options
+                .shapes
+                .input_shapes
+                .insert(value.name().to_string(), dims);
+        }
+    }
+    options
+}
+
 /// The numbers of a model. Counting zeros reads every parameter.
-pub fn inspect(model: &Model, file_bytes: Option<u64>, zeros: bool) -> Inspection {
-    inspect_with(model, file_bytes, zeros, &mut AnalysisCache::new())
+pub fn inspect(model: &Model, file_bytes: Option<u64>, costs: &CostOptions) -> Inspection {
+    inspect_with(model, file_bytes, costs, &mut AnalysisCache::new())
 }
 
 fn inspect_with(
     model: &Model,
     file_bytes: Option<u64>,
-    zeros: bool,
+    options: &CostOptions,
     cache: &mut AnalysisCache,
 ) -> Inspection {
-    let options = CostOptions {
-        zeros,
-        ..CostOptions::default()
-    };
-    let costs = cache.get_with::<Costs>(model, &options);
+    let costs = cache.get_with::<Costs>(model, options);
     let cost = costs.total().clone();
     let sparsity = cost.zeros.map(|z| {
         if cost.parameters == 0 {
@@ -126,18 +153,19 @@ fn inspect_with(
         cost,
         file_bytes,
         sparsity,
+        macs_shapes: options.shapes.input_shapes.clone(),
     }
 }
 
 /// All about a model.
 pub fn details(model: &Model, file_bytes: Option<u64>) -> Details {
     let mut cache = AnalysisCache::new();
-    let numbers = inspect_with(model, file_bytes, true, &mut cache);
-    let shapes = cache.get::<Shapes>(model);
     let options = CostOptions {
         zeros: true,
-        ..CostOptions::default()
+        ..cost_options(model, &SizeOptions::default())
     };
+    let numbers = inspect_with(model, file_bytes, &options, &mut cache);
+    let shapes = cache.get::<Shapes>(model);
     let costs = cache.get_with::<Costs>(model, &options);
     let graph = &model.graph;
     let port = |&v: &ValueId| Port {

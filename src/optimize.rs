@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
+use paring_ir::analysis::CostOptions;
 use paring_ir::engine::{DataSource, Engine, EngineError};
 use paring_ir::manager::{Manager, Observer, Pipeline, RunError};
 use paring_ir::pass::{NoProgress, Progress};
@@ -13,7 +14,7 @@ use serde_json::Value as Json;
 
 use crate::data::{DataError, DataSet, RandomInputs, RunShapes, ShapeOptions};
 use crate::engine::TractEngine;
-use crate::inspect::{Inspection, inspect};
+use crate::inspect::{Inspection, cost_options, inspect};
 use crate::onnx;
 use crate::pipeline::{Recipe, RecipeError};
 use crate::validate::{CompareOptions, EngineJudge, Latency, TimeOptions, Validation};
@@ -252,7 +253,7 @@ impl<'a> Optimizer<'a> {
             .map(|p| DataSet::open(p, model))
             .transpose()?;
         let sources = self.sources(model, shapes, &data, &eval, &pipeline, &mut notes)?;
-        let (mut judge, unvalidated) = self.judge(&engine, model, &sources, &pipeline)?;
+        let (mut judge, unvalidated) = self.judge(&engine, model, &sources, &pipeline, progress)?;
         if pipeline.has_limits() && (judge.is_none() || !s.validate) {
             let reason = unvalidated.as_deref().unwrap_or("nothing is measured");
             return Err(RunError::Unmeasured(format!(
@@ -260,8 +261,13 @@ impl<'a> Optimizer<'a> {
             ))
             .into());
         }
-        let before = inspect(model, None, pipeline.is_lossy());
+        let costs = CostOptions {
+            zeros: pipeline.is_lossy(),
+            ..cost_options(model, &s.shapes)
+        };
+        let before = inspect(model, None, &costs);
         let mut manager = self.manager(&engine, progress);
+        manager.costs.shapes = costs.shapes.clone();
         manager.data = data.as_ref().map(|d| d as &dyn DataSource);
         manager.judge = match &mut judge {
             Some(j) if s.validate => Some(j),
@@ -277,7 +283,7 @@ impl<'a> Optimizer<'a> {
             input: None,
             output: None,
             changed: outcome.changed,
-            after: inspect(model, None, pipeline.is_lossy()),
+            after: inspect(model, None, &costs),
             before,
             passes: outcome.passes,
             engine: engine.name(),
@@ -390,6 +396,7 @@ impl<'a> Optimizer<'a> {
         model: &Model,
         sources: &'e Sources<'e>,
         pipeline: &Pipeline,
+        progress: &'e dyn Progress,
     ) -> Result<(Option<EngineJudge<'e>>, Option<String>), OptimizeError> {
         let s = &self.settings;
         if !s.validate && !s.time {
@@ -399,6 +406,7 @@ impl<'a> Optimizer<'a> {
             threads: s.threads,
             label_output: s.label_output.as_deref(),
             cancel: self.cancel,
+            progress,
             ..CompareOptions::default()
         };
         let times = TimeOptions {

@@ -11,6 +11,7 @@ pub mod engine;
 pub mod graph;
 pub mod manager;
 pub mod model;
+pub mod observe;
 pub mod op;
 pub mod pass;
 pub mod provenance;

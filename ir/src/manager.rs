@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use serde_json::{Map, Value as Json};
 
-use crate::analysis::{AnalysisCache, Costs, Shapes, shapes};
+use crate::analysis::{AnalysisCache, CostOptions, Costs, Shapes, shapes};
 use crate::engine::{DataSource, Engine, EngineError};
 use crate::model::Model;
 use crate::pass::{Changed, Effect, NoProgress, PassContext, PassError, Progress, Remarks};
@@ -224,6 +224,8 @@ pub struct Manager<'a> {
     pub seed: u64,
     /// Threads that passes may use.
     pub threads: usize,
+    /// What the sizes in reports count: with which shapes of the inputs, where these are open.
+    pub costs: CostOptions,
     /// Stop after the first run of this pass.
     pub stop_after: Option<String>,
     cancel: &'a AtomicBool,
@@ -245,6 +247,7 @@ impl<'a> Manager<'a> {
             verify: true,
             seed: 0,
             threads: 1,
+            costs: CostOptions::default(),
             stop_after: None,
             cancel: &NEVER,
             progress: &NoProgress,
@@ -510,7 +513,7 @@ impl<'a> Manager<'a> {
     }
 
     fn counts(&mut self, model: &Model) -> Counts {
-        let costs = self.cache.get::<Costs>(model);
+        let costs = self.cache.get_with::<Costs>(model, &self.costs);
         let total = costs.total();
         Counts {
             nodes: total.nodes,

@@ -2,16 +2,17 @@
 
 use std::fmt::Write;
 
+use paring_ir::analysis::CostOptions;
 use paring_ir::engine::DataSource;
 use serde::Serialize;
 
 use super::args::{Common, Compare};
 use super::exit::{Exit, failure};
-use super::terminal::{BOLD, PLAIN, bytes, clean, count, line, number, plural, short, table};
+use super::terminal::{BOLD, Bar, PLAIN, bytes, clean, count, line, number, plural, short, table};
 use super::{io, terminal};
 use crate::data::{DataSet, RandomInputs, RunShapes};
 use crate::engine::TractEngine;
-use crate::inspect::{Inspection, inspect};
+use crate::inspect::{Inspection, cost_options, inspect};
 use crate::validate::{CompareOptions, Validation, compare};
 
 /// Runs of random inputs when there is no data.
@@ -36,6 +37,10 @@ pub(super) fn run(common: &Common, args: &Compare) -> anyhow::Result<Exit> {
     let before = io::read(common, &args.before)?;
     let after = io::read(common, &args.after)?;
     let engine = TractEngine::new();
+    let costs = CostOptions {
+        zeros: true,
+        ..cost_options(&before.model, &io::shape_options(&args.running)?)
+    };
     let mut notes = Vec::new();
     let source: Box<dyn DataSource> = match &args.data {
         Some(path) => {
@@ -51,16 +56,18 @@ pub(super) fn run(common: &Common, args: &Compare) -> anyhow::Result<Exit> {
             Box::new(random)
         }
     };
+    let progress = Bar::new(common);
     let options = CompareOptions {
         threads: usize::from(args.running.threads),
         label_output: args.label_output.as_deref(),
+        progress: &progress,
         ..CompareOptions::default()
     };
     let mut validation = compare(&engine, &before.model, &after.model, &*source, &options)?;
     validation.notes.splice(0..0, notes);
     let comparison = Comparison {
-        before: inspect(&before.model, Some(before.file_bytes), true),
-        after: inspect(&after.model, Some(after.file_bytes), true),
+        before: inspect(&before.model, Some(before.file_bytes), &costs),
+        after: inspect(&after.model, Some(after.file_bytes), &costs),
         validation,
     };
     if args.json {

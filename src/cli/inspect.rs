@@ -64,6 +64,16 @@ fn text(name: &str, d: &Details) -> Result<String, std::fmt::Error> {
     let mut macs = format!("{} MACs", count(n.cost.macs));
     if n.cost.macs_assumed {
         macs += " (open sizes taken as 1)";
+    } else if !n.macs_shapes.is_empty() {
+        let shapes: Vec<String> = n
+            .macs_shapes
+            .iter()
+            .map(|(name, dims)| {
+                let dims: Vec<String> = dims.iter().map(ToString::to_string).collect();
+                format!("{} = {}", short(name, NAME), dims.join(","))
+            })
+            .collect();
+        macs += &format!(" (at {})", shapes.join("; "));
     }
     if n.cost.macs_unknown > 0 {
         macs += &format!(

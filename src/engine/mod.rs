@@ -6,7 +6,6 @@
 
 mod constants;
 mod lower;
-mod observe;
 mod panics;
 mod tensors;
 
@@ -27,8 +26,8 @@ use tract_onnx::tract_core::internal::{
 use tract_onnx::tract_core::ops::konst::Const;
 
 use lower::{Input, Labels, Lowered, Output};
-pub use observe::{Observed, observe};
 pub(crate) use panics::catch;
+pub use paring_ir::observe::{Observed, observe, statistics};
 
 /// The version of tract that `Cargo.toml` pins.
 const NAME: &str = "tract 0.23.9";

@@ -569,3 +569,26 @@ fn values_that_cannot_be_had_are_found_and_the_others_seen() {
     let e = watch(&m, &["a", "z"]).unwrap_err().to_string();
     assert!(e.contains("Det"), "{e}");
 }
+
+#[test]
+fn statistics_keep_numbers_of_each_value() {
+    let m = model("g (float[N,2] x) => (float[N,2] z) { a = Neg (x) z = Relu (a) }");
+    let values: Vec<ValueId> = ["a", "z"]
+        .iter()
+        .map(|n| m.graph.find_value(n).unwrap())
+        .collect();
+    let (all, observed) = statistics(
+        &TractEngine::new(),
+        &m,
+        &values,
+        &Three,
+        None,
+        CompileOptions::default(),
+    )
+    .unwrap();
+    let names: Vec<&str> = all.iter().map(|s| &*s.name).collect();
+    assert_eq!(names, ["a", "z"]);
+    assert_eq!(all[0].numbers.count as usize, 2 * observed.samples);
+    assert_eq!(all[1].numbers.min, 0.0);
+    assert!(all[0].numbers.max <= all[1].numbers.max);
+}

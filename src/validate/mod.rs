@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use paring_ir::engine::{CompileOptions, DataSource, Engine, EngineError, Sample};
 use paring_ir::manager::{Judge, Verdict};
+use paring_ir::pass::{NoProgress, Progress};
 use paring_ir::report::Difference;
 use paring_ir::{Model, Tensor, escape};
 use serde::Serialize;
@@ -29,7 +30,7 @@ const NOISE_FACTOR: f64 = 10.0;
 const NOISE_RUNS: usize = 8;
 
 /// How to compare.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct CompareOptions<'a> {
     /// Threads of the engine.
     pub threads: usize,
@@ -41,6 +42,8 @@ pub struct CompareOptions<'a> {
     pub noise: bool,
     /// Set by someone who wants to stop.
     pub cancel: Option<&'a AtomicBool>,
+    /// Shown how far the comparison is.
+    pub progress: &'a dyn Progress,
 }
 
 impl Default for CompareOptions<'_> {
@@ -51,6 +54,7 @@ impl Default for CompareOptions<'_> {
             label_output: None,
             noise: true,
             cancel: None,
+            progress: &NoProgress,
         }
     }
 }
@@ -432,7 +436,9 @@ fn compare_outputs(
     let mut scores = Scores::default();
     let mut samples = 0;
     let mut run = 0;
-    data.for_each(options.limit, &mut |sample| {
+    let total = options.limit.unwrap_or(usize::MAX).min(data.len());
+    options.progress.start("comparing outputs", total as u64);
+    let walked = data.for_each(options.limit, &mut |sample| {
         options.check()?;
         let first = match known.get(run) {
             Some(outputs) => outputs.clone(),
@@ -459,8 +465,11 @@ fn compare_outputs(
             );
         }
         samples += sample.count;
+        options.progress.advance(sample.count as u64);
         Ok(())
-    })?;
+    });
+    options.progress.finish();
+    walked?;
     out.samples = samples;
     out.set_outputs(comparison.finish());
     out.top1_agreement = scores.agreement();

@@ -1,10 +1,18 @@
-//! Watching the values inside a model while data runs through it.
+//! Watching the values inside a model while data runs through it, on any engine.
+//!
+//! [`observe`] shows every tensor; [`statistics`] keeps numbers of each value only, so that
+//! memory does not grow with the samples.
+
+mod statistics;
 
 use std::collections::HashSet;
 
-use paring_ir::engine::{CompileOptions, Cut, DataSource, Engine, EngineError, Plan, Sample};
-use paring_ir::tensor::Dims;
-use paring_ir::{Model, Tensor, ValueId};
+use crate::engine::{CompileOptions, Cut, DataSource, Engine, EngineError, Plan, Sample};
+use crate::graph::ValueId;
+use crate::model::Model;
+use crate::tensor::{Dims, Tensor};
+
+pub use statistics::{Statistics, ValueStatistics, statistics};
 
 /// What [`observe`] could not watch, and what the adapter did.
 #[derive(Debug, Default)]
