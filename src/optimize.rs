@@ -1,5 +1,6 @@
 //! The main job as a library: a recipe over a model, verified, validated and timed.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
@@ -8,7 +9,7 @@ use paring_ir::engine::{DataSource, Engine, EngineError};
 use paring_ir::manager::{Manager, Observer, Pipeline, RunError};
 use paring_ir::pass::{NoProgress, Progress};
 use paring_ir::report::PassReport;
-use paring_ir::{Dim, GraphError, Model, OptionError, Registry, Shape, ValueType};
+use paring_ir::{Dim, Graph, GraphError, Model, OptionError, Registry, ValueType};
 use serde::Serialize;
 use serde_json::Value as Json;
 
@@ -261,6 +262,12 @@ impl<'a> Optimizer<'a> {
             ))
             .into());
         }
+        if pipeline.wants_labels() && !sources.user.is_some_and(DataSet::has_labels) {
+            return Err(DataError::NoLabels {
+                limit: "max-accuracy-drop",
+            }
+            .into());
+        }
         let costs = CostOptions {
             zeros: pipeline.is_lossy(),
             ..cost_options(model, &s.shapes)
@@ -364,7 +371,9 @@ impl<'a> Optimizer<'a> {
             None => match RunShapes::settle(&TractEngine::new(), model, &s.shapes) {
                 Ok(shapes) => shapes,
                 // With the user's samples random ones are not needed.
-                Err(_) if out.user.is_some() => return Ok(out),
+                Err(DataError::Shape { .. }) if out.user.is_some() && s.shapes.is_empty() => {
+                    return Ok(out);
+                }
                 Err(e) => return Err(e.into()),
             },
         };
@@ -480,44 +489,76 @@ impl Sources<'_> {
     }
 }
 
-/// Writes the sizes that the user gave into the declared types of the inputs. Sizes that were
-/// only guessed for running stay open.
+/// Writes the sizes that the user gave into the declared types: whole shapes into those of the
+/// inputs, and symbols wherever they stand, so that no output names a symbol that no input has.
+/// Sizes that were only guessed for running stay open.
 fn fix_dims(
     model: &mut Model,
     options: &ShapeOptions,
     resolved: &RunShapes,
 ) -> Result<(), OptimizeError> {
+    let mut given: BTreeSet<String> = options.dims.keys().cloned().collect();
     let inputs = model.graph.inputs().to_vec();
     for (v, dims) in inputs.into_iter().zip(&resolved.dims) {
         let value = model.graph.value(v);
-        let whole = options.inputs.contains_key(&**value.name());
+        if !options.inputs.contains_key(&**value.name()) {
+            continue;
+        }
         let Some(ValueType::Tensor { dtype, shape }) = value.declared_type().cloned() else {
             continue;
         };
-        let fixed = |d: usize| Dim::Value(i64::try_from(d).unwrap_or(i64::MAX));
-        let shape: Shape = match shape {
-            Some(shape) => shape
-                .into_iter()
-                .zip(dims)
-                .map(|(d, &size)| match &d {
-                    Dim::Param(name) if whole || options.dims.contains_key(&**name) => fixed(size),
-                    Dim::Unknown if whole => fixed(size),
-                    _ => d,
-                })
-                .collect(),
-            None if whole => dims.iter().map(|&d| fixed(d)).collect(),
-            None => continue,
-        };
-        model.graph.set_type(
-            v,
-            Some(ValueType::Tensor {
-                dtype,
-                shape: Some(shape),
-            }),
-        )?;
+        for d in shape.iter().flatten() {
+            if let Dim::Param(name) = d {
+                given.insert(name.to_string());
+            }
+        }
+        let shape = Some(dims.iter().map(|&d| fixed(d)).collect());
+        let ty = ValueType::Tensor { dtype, shape };
+        model.graph.set_type(v, Some(ty))?;
     }
+    let sizes = |name: &str| {
+        let size = resolved.symbols.get(name)?;
+        given.contains(name).then_some(fixed(*size))
+    };
+    model.edit_graphs(&mut |g: &mut Graph| fix_symbols(g, &sizes))?;
     let mut cache = paring_ir::analysis::AnalysisCache::new();
     let shapes = cache.get::<paring_ir::analysis::Shapes>(model);
     paring_ir::analysis::shapes::refresh_declared(model, &shapes)?;
+    Ok(())
+}
+
+fn fixed(size: usize) -> Dim {
+    Dim::Value(i64::try_from(size).unwrap_or(i64::MAX))
+}
+
+/// Puts sizes in the place of symbols in the declared types of tensors.
+fn fix_symbols(g: &mut Graph, sizes: &dyn Fn(&str) -> Option<Dim>) -> Result<(), GraphError> {
+    let size = |d: &Dim| match d {
+        Dim::Param(name) => sizes(name),
+        _ => None,
+    };
+    for v in g.values().collect::<Vec<_>>() {
+        let Some(ValueType::Tensor {
+            dtype,
+            shape: Some(shape),
+        }) = g.value(v).declared_type()
+        else {
+            continue;
+        };
+        // What is captured takes its type from outside.
+        if g.value(v).captured_from().is_some() || !shape.iter().any(|d| size(d).is_some()) {
+            continue;
+        }
+        let ty = ValueType::Tensor {
+            dtype: *dtype,
+            shape: Some(
+                shape
+                    .iter()
+                    .map(|d| size(d).unwrap_or_else(|| d.clone()))
+                    .collect(),
+            ),
+        };
+        g.set_type(v, Some(ty))?;
+    }
     Ok(())
 }

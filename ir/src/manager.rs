@@ -93,6 +93,13 @@ impl Pipeline {
         self.steps().any(|s| s.pass.info().effect == Effect::Lossy)
     }
 
+    /// Whether a limit is on accuracy, on the whole or on a pass.
+    pub fn wants_labels(&self) -> bool {
+        let limits = self.steps().map(|s| &s.accept);
+        let mut limits = limits.chain([&self.accept]);
+        limits.any(|a| a.max_accuracy_drop.is_some())
+    }
+
     /// Whether there are limits, on the whole or on a pass.
     pub fn has_limits(&self) -> bool {
         !self.accept.is_empty() || self.steps().any(|s| !s.accept.is_empty())

@@ -63,6 +63,14 @@ pub enum DataError {
         /// What is wrong and what to do.
         reason: String,
     },
+    /// A limit on accuracy without labels.
+    #[error(
+        "the limit {limit} wants samples with labels; give --eval FILE.npz with an array \"label\""
+    )]
+    NoLabels {
+        /// The limit.
+        limit: &'static str,
+    },
     /// A name from the command line that the model doesn't have.
     #[error("the model has no {what} \"{name}\"; {hint}")]
     Unknown {

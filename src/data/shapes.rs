@@ -22,6 +22,11 @@ pub struct ShapeOptions {
 }
 
 impl ShapeOptions {
+    /// Whether nothing is said.
+    pub fn is_empty(&self) -> bool {
+        self.inputs.is_empty() && self.dims.is_empty()
+    }
+
     /// Reads `name=1,3,224,224`; the name may hold `=`.
     pub fn parse_input(text: &str) -> Result<(String, Vec<usize>), String> {
         let wrong = || {
@@ -38,6 +43,9 @@ impl ShapeOptions {
         let dims = dims
             .collect::<Result<Vec<usize>, _>>()
             .map_err(|_| wrong())?;
+        if dims.contains(&0) {
+            return Err(nothing_to_run(text));
+        }
         Ok((name.to_string(), dims))
     }
 
@@ -46,8 +54,19 @@ impl ShapeOptions {
         let wrong = || format!("\"{}\" is not SYMBOL=SIZE, such as batch=1", escape(text));
         let (name, size) = text.rsplit_once('=').ok_or_else(wrong)?;
         let size = size.trim().parse().map_err(|_| wrong())?;
+        if size == 0 {
+            return Err(nothing_to_run(text));
+        }
         Ok((name.to_string(), size))
     }
+}
+
+/// Outputs of no elements are always equal, so a size of 0 would validate anything.
+fn nothing_to_run(text: &str) -> String {
+    format!(
+        "\"{}\" has a size of 0, with which nothing is computed; sizes start at 1",
+        escape(text)
+    )
 }
 
 /// A size that nobody fixed, and another that it may be.

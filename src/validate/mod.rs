@@ -2,9 +2,11 @@
 //!
 //! Two models run side by side on the same samples, which stream through. How much of a
 //! difference is noise is told by the original: its outputs when the engine runs the graph as it
-//! is, against those when the engine optimizes it.
+//! is, against those when the engine optimizes it; and where an exact rewrite goes beyond that, by
+//! what becomes of its outputs when its weights are rounded differently.
 
 mod difference;
+mod rounding;
 mod timing;
 
 use std::collections::BTreeMap;
@@ -17,6 +19,7 @@ use paring_ir::report::Difference;
 use paring_ir::{Model, Tensor, escape};
 use serde::Serialize;
 
+use crate::data::suggest;
 use crate::engine::Runner;
 pub use difference::{BROKEN_SQNR_DB, OutputDifference};
 use difference::{Scores, Sums};
@@ -26,6 +29,9 @@ pub use timing::{Bench, Latency, Profile, ProfileRow, TimeOptions, bench, profil
 const LEAST_FLOOR: f64 = 1e-5;
 /// How much larger than the engine's own noise a difference may be.
 const NOISE_FACTOR: f64 = 10.0;
+/// How much larger than what rounding the weights differently does. Less than that of the engine's
+/// noise, since a fold rounds every weight about once.
+const ROUNDING_FACTOR: f64 = 4.0;
 /// How many runs the noise is measured on: plans that aren't optimized are slow.
 const NOISE_RUNS: usize = 8;
 
@@ -406,14 +412,11 @@ fn scored_output(model: &Model, options: &CompareOptions<'_>) -> Result<usize, E
         .iter()
         .position(|&v| &**model.graph.value(v).name() == name);
     at.ok_or_else(|| {
-        let names: Vec<String> = outputs
-            .iter()
-            .map(|&v| format!("\"{}\"", escape(model.graph.value(v).name())))
-            .collect();
+        let names = outputs.iter().map(|&v| &**model.graph.value(v).name());
         EngineError::Data(format!(
-            "the model has no output \"{}\" to compare with the labels; it has {}",
+            "the model has no output \"{}\" to compare with the labels; {}",
             escape(name),
-            names.join(", ")
+            suggest(name, names, "outputs")
         ))
     })
 }
@@ -512,6 +515,8 @@ pub struct EngineJudge<'a> {
     times: TimeOptions,
     file_bytes: FileBytes<'a>,
     noise: BTreeMap<(u64, usize), Option<f64>>,
+    /// How far rounding the weights differently moves the outputs; see `rounding_on`.
+    rounding: BTreeMap<(u64, usize), f64>,
     /// The outputs of the original, which every lossy pass is scored against.
     known: Remembered,
     notes: Vec<String>,
@@ -536,6 +541,7 @@ impl<'a> EngineJudge<'a> {
         times: TimeOptions,
         file_bytes: FileBytes<'a>,
     ) -> Result<EngineJudge<'a>, EngineError> {
+        scored_output(original, &options)?;
         can_run(engine, original, eval)?;
         let mut kept = Vec::new();
         let mut notes = Vec::new();
@@ -556,6 +562,7 @@ impl<'a> EngineJudge<'a> {
             times,
             file_bytes,
             noise: BTreeMap::new(),
+            rounding: BTreeMap::new(),
             known: Remembered::default(),
             notes,
         })
@@ -634,7 +641,41 @@ impl<'a> EngineJudge<'a> {
                 self.noise.insert(key, out.noise);
             }
         }
-        Ok(out.verdict())
+        let mut verdict = out.verdict();
+        if verdict.beyond_noise() {
+            let rounding = self.rounding_on(key, reference, source, &options)?;
+            verdict.noise = verdict.noise.max(ROUNDING_FACTOR * rounding);
+        }
+        Ok(verdict)
+    }
+
+    /// How far the outputs of the reference move when its weights are rounded differently, or 0
+    /// where that can't be told. Plans of one engine may agree to the last bit on a model whose
+    /// outputs hang on every rounding, and a fold can't but round weights.
+    fn rounding_on(
+        &mut self,
+        key: (u64, usize),
+        reference: &Model,
+        source: &dyn DataSource,
+        options: &CompareOptions<'_>,
+    ) -> Result<f64, EngineError> {
+        if let Some(&known) = self.rounding.get(&key) {
+            return Ok(known);
+        }
+        let options = CompareOptions {
+            noise: false,
+            ..*options
+        };
+        let moved = rounding::nudged(reference)
+            .map_err(|e| EngineError::Data(e.to_string()))
+            .and_then(|nudged| compare(self.engine, reference, &nudged, source, &options));
+        let found = match moved {
+            Ok(v) if v.max_rel < 1.0 => v.max_rel,
+            Err(EngineError::Cancelled) => return Err(EngineError::Cancelled),
+            _ => 0.0,
+        };
+        self.rounding.insert(key, found);
+        Ok(found)
     }
 }
 

@@ -258,6 +258,38 @@ fn the_judge_sees_all_sizes_and_leaves_out_what_the_original_cannot() {
 }
 
 #[test]
+fn what_rounding_the_weights_does_is_noise_and_more_is_not() {
+    // The two sums are nearly the same, so that what is left of them is mostly rounding.
+    let cancelling = |scale: f32| {
+        model(&format!(
+            "g (float[4,256] x) => (float[4,4] y) <float[256,4] w = random(3), float[1] s = {{{scale}}}, float[1] t = {{0.300001}}> {{
+               a = MatMul (x, w)
+               v = Mul (w, s)
+               u = Mul (x, t)
+               b = MatMul (u, w)
+               c = MatMul (x, v)
+               y = Sub (c, b)
+             }}"
+        ))
+    };
+    let (m, rounded, wrong) = (
+        cancelling(0.3),
+        cancelling(0.300_000_03),
+        cancelling(0.3003),
+    );
+    let data = random(&m, 2);
+    let engine = TractEngine::new();
+    let options = CompareOptions::default();
+    let times = TimeOptions::default();
+    let mut judge =
+        EngineJudge::new(&engine, &m, &data, &[], options, times, Box::new(|_| Ok(1))).unwrap();
+    let verdict = judge.compare_exact(&m, &rounded).unwrap();
+    assert!(verdict.difference.max_rel > LEAST_FLOOR, "{verdict:?}");
+    assert!(!verdict.beyond_noise(), "{verdict:?}");
+    assert!(judge.compare_exact(&m, &wrong).unwrap().beyond_noise());
+}
+
+#[test]
 fn cancelling_stops_the_comparison() {
     let m = classifier(0.0);
     let flag = AtomicBool::new(true);

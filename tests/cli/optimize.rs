@@ -264,12 +264,15 @@ fn each_kind_of_failure_has_its_code_and_writes_nothing() {
     let limits = dir.file("limits.yaml", "passes: [clean-up]\n");
     let no_folder = dir.path("no/folder/out.onnx");
     let npz = data("fmnist_test.npz");
-    let cases: [(i32, &str, &[&str], &str); 15] = [
+    let cases: [(i32, &str, &[&str], &str); 18] = [
         (2, &file, &["--no-such-option"], "--no-such-option"),
         (2, &file, &["--threads", "0"], "1..=256"),
         (2, &file, &["--report", "report.txt"], "must end in .json"),
         (2, &file, &["--dim", "batch"], "--dim"),
         (2, &file, &["--input", "x=1,y"], "--input"),
+        (2, &file, &["--dim", "batch=0"], "sizes start at 1"),
+        (2, &file, &["--input", "x=0,16"], "sizes start at 1"),
+        (5, &file, &["--label-output", "z"], "no output \"z\""),
         (3, &garbage, &[], "garbage.onnx"),
         (3, "/no/such/model.onnx", &[], "/no/such/model.onnx"),
         (
@@ -327,6 +330,11 @@ fn names_of_inputs_and_dimensions_must_be_the_models() {
         assert_ne!(run.code, 0, "{more:?}: {}", run.out);
         assert!(!exists(&out));
     }
+    // Also where the sizes come from the user's samples.
+    let (file, npz) = (data("fmnist_mobilenet_bn.onnx"), data("fmnist_test.npz"));
+    let run = optimize(&file, &out, &["--dim", "bach=2", "--eval", &npz]).exits(5);
+    run.complains("did you mean \"batch\"?");
+    assert!(!exists(&out));
 }
 
 #[test]
@@ -382,13 +390,19 @@ fn limits_want_measurements() {
     let recipe = dir.file("recipe.yaml", "passes: []\naccept: {min-cosine: 0.9}\n");
     let run = optimize(&file, &out, &["--recipe", &recipe, "--no-validate"]).exits(5);
     run.complains("not asked for (--no-validate)");
-    // Without labels there is no accuracy, so a limit on it is broken.
+    // Without labels there is no accuracy to limit.
     let recipe = dir.file(
         "recipe.yaml",
         "passes: []\naccept: {max-accuracy-drop: 1}\n",
     );
-    let run = optimize(&file, &out, &["--recipe", &recipe]).exits(6);
-    run.complains("max-accuracy-drop 1 could not be measured");
+    for more in [
+        ["--recipe", &recipe],
+        ["--pass", "prune-weights:accept.max-accuracy-drop=1"],
+    ] {
+        let run = optimize(&file, &out, &more).exits(5);
+        run.complains("max-accuracy-drop wants samples with labels; give --eval");
+        assert!(!exists(&out));
+    }
 }
 
 #[test]
@@ -482,6 +496,25 @@ fn symbolic_dimensions_stay_unless_they_are_to_be_fixed() {
     // A size that was only guessed for running is nobody's wish.
     optimize(&file, &out, &["--fix-dims"]).exits(0);
     assert_eq!(input()["type"], "float[batch,16]");
+}
+
+#[test]
+fn a_fixed_symbol_is_fixed_in_the_outputs_too() {
+    // Nothing is known of the operator, so only the symbol says what size the output has.
+    let dir = Folder::new();
+    let net = r#"<ir_version: 8, opset_import: ["": 17, "x": 1]>
+net (float[batch,16] x) => (float[batch,other] y) { y = x.Strange (x) }"#;
+    let (file, out) = (dir.model("m.onnx", net), dir.path("out.onnx"));
+    for given in [["--dim", "batch=3"], ["--input", "x=3,16"]] {
+        let [option, value] = given;
+        let args = [option, value, "--fix-dims", "--no-validate", "--no-time"];
+        optimize(&file, &out, &args).exits(0);
+        let text = text_of(&out);
+        assert!(
+            text.contains("(float[3,16] x) => (float[3,other] y)"),
+            "{text}"
+        );
+    }
 }
 
 #[test]
