@@ -9,10 +9,10 @@ use paring_ir::Registry;
 
 mod affine;
 mod common;
-mod known;
+mod edits;
+mod facts;
 mod linear;
 mod pattern;
-mod shape_facts;
 #[cfg(test)]
 mod testing;
 
@@ -38,6 +38,7 @@ pub mod merge_reshapes;
 pub mod merge_slices;
 pub mod merge_transposes;
 pub mod prune_weights;
+pub mod recover;
 pub mod recover_activations;
 pub mod recover_normalizations;
 pub mod recover_reductions;
@@ -81,29 +82,6 @@ pub fn builtin() -> Registry {
 #[cfg(test)]
 mod tests {
     use super::builtin;
-
-    #[test]
-    fn the_prune_recipe_cleans_up_as_the_clean_recipe_does() {
-        let registry = builtin();
-        let steps = |name| {
-            let text = registry.recipe(name).unwrap_or_default();
-            text.split_once("passes:\n").map_or("", |(_, steps)| steps)
-        };
-        let without_comments = |text: &str| -> Vec<String> {
-            let lines = text.lines().map(str::to_owned);
-            lines.filter(|l| !l.trim_start().starts_with('#')).collect()
-        };
-        let (clean, prune) = (
-            without_comments(steps("clean")),
-            without_comments(steps("prune")),
-        );
-        assert!(!clean.is_empty());
-        assert_eq!(
-            clean[..],
-            prune[..clean.len()],
-            "of recipes/clean.yaml and recipes/prune.yaml"
-        );
-    }
 
     #[test]
     fn names_say_verb_and_object_and_prerequisites_are_there() {

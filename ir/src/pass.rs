@@ -3,22 +3,18 @@
 //! A pass is a type with options, a constant [`PassInfo`] and a method that edits a model:
 //!
 //! ```
-//! use paring_ir::{Changed, Effect, Model, NewOp, OptionError, OptionSet, Pass, PassContext, PassError, PassInfo, Setting};
+//! use paring_ir::{Changed, Effect, Model, NewOp, NoOptions, OptionError, OptionSet, Pass, PassContext, PassError, PassInfo};
 //!
 //! /// Replaces `Neg(Neg(x))` by `x`.
 //! struct CancelNegations {
-//!     options: OptionSet<Options>,
+//!     options: OptionSet<NoOptions>,
 //! }
-//!
-//! #[derive(Clone, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-//! #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-//! struct Options {}
 //!
 //! impl Pass for CancelNegations {
 //!     const INFO: PassInfo = PassInfo::new("cancel-negations", "Remove pairs of Neg", Effect::Exact);
-//!     type Options = Options;
+//!     type Options = NoOptions;
 //!
-//!     fn new(options: OptionSet<Options>) -> Result<Self, OptionError> {
+//!     fn new(options: OptionSet<NoOptions>) -> Result<Self, OptionError> {
 //!         Ok(CancelNegations { options })
 //!     }
 //!

@@ -121,6 +121,11 @@ impl<'a, T> Setting<'a, T> {
     }
 }
 
+/// The options of a pass that has none of its own: only which operators it leaves out can be set.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NoOptions {}
+
 #[derive(Debug, Clone)]
 struct NameRule<T> {
     glob: GlobMatcher,
