@@ -15,7 +15,9 @@ use serde_json::{Map, Value as Json};
 use crate::analysis::{AnalysisCache, CostOptions, Costs, Shapes, shapes};
 use crate::engine::{DataSource, Engine, EngineError};
 use crate::model::Model;
-use crate::pass::{Changed, Effect, NoProgress, PassContext, PassError, Progress, Remarks};
+use crate::pass::{
+    Changed, Effect, NoProgress, PassContext, PassError, PassInfo, Progress, Remarks,
+};
 use crate::registry::{ReadyPass, Registry};
 use crate::report::{Accept, Breach, Counts, Difference, PassReport};
 use crate::select::OptionError;
@@ -98,6 +100,12 @@ impl Pipeline {
         let limits = self.steps().map(|s| &s.accept);
         let mut limits = limits.chain([&self.accept]);
         limits.any(|a| a.max_accuracy_drop.is_some())
+    }
+
+    /// Whether an exact pass runs, be it that another wants it to run first.
+    pub fn has_exact(&self) -> bool {
+        let is_exact = |info: PassInfo| info.effect == Effect::Exact || !info.runs_first.is_empty();
+        self.steps().any(|s| is_exact(s.pass.info()))
     }
 
     /// Whether there are limits, on the whole or on a pass.
