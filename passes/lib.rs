@@ -11,8 +11,11 @@ mod affine;
 mod common;
 mod edits;
 mod facts;
+mod layers;
 mod linear;
+mod moments;
 mod pattern;
+mod solve;
 #[cfg(test)]
 mod testing;
 
