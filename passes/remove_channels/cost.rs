@@ -113,7 +113,10 @@ impl<'m> Cost<'m> {
                     });
                 }
             }
-            for v in graph.initializers().filter(|&v| !channels.axes(v).is_empty()) {
+            for v in graph
+                .initializers()
+                .filter(|&v| !channels.axes(v).is_empty())
+            {
                 let bits = graph.tensor(v).and_then(|t| t.dtype().bits());
                 if let (Some(sizes), Some(bits)) = (builder.sizes(v), bits) {
                     let width = bits as f64 / 8.0;

@@ -154,7 +154,11 @@ pub(super) fn gather(tensor: &Tensor, axis: usize, kept: &[u32]) -> Result<Tenso
     };
     let inner: usize = dims[axis + 1..].iter().product::<usize>() * width as usize;
     let row = size * inner;
-    let outer = if row == 0 { 0 } else { tensor.bytes().len() / row };
+    let outer = if row == 0 {
+        0
+    } else {
+        tensor.bytes().len() / row
+    };
     let mut out = Vec::with_capacity(outer * kept.len() * inner);
     for o in 0..outer {
         for &k in kept {
@@ -210,11 +214,7 @@ fn touched(along: &AxisChannels, removed: &Removed) -> bool {
 
 /// The new integers at a place: `None` for one that goes, `Some(None)` for one that stays as it
 /// is whatever that is.
-fn renumbered(
-    rewrite: &Rewrite,
-    old: Option<&[i64]>,
-    removed: &Removed,
-) -> Vec<Option<i64>> {
+fn renumbered(rewrite: &Rewrite, old: Option<&[i64]>, removed: &Removed) -> Vec<Option<i64>> {
     let count = |along: &AxisChannels| i64::try_from(along.count(removed)).unwrap_or(i64::MAX);
     let mut out = Vec::new();
     for (i, entry) in rewrite.entries.iter().enumerate() {
@@ -306,7 +306,10 @@ fn rewrite_attr(
 ) -> Result<(), PassError> {
     let op = graph.op(rewrite.op);
     let single = op.int(name);
-    let old = op.ints(name).map(<[i64]>::to_vec).or(single.map(|v| vec![v]));
+    let old = op
+        .ints(name)
+        .map(<[i64]>::to_vec)
+        .or(single.map(|v| vec![v]));
     let new = renumbered(rewrite, old.as_deref(), removed);
     let Some(all) = new.into_iter().collect::<Option<Vec<i64>>>() else {
         return Err(PassError::Bug(format!("{name} is not known")));
@@ -368,7 +371,11 @@ fn patch_input(
     slot: usize,
     new: &[Option<i64>],
 ) -> Result<(), PassError> {
-    let Some(old) = graph.op(op).input(slot).filter(|_| new.iter().any(Option::is_some)) else {
+    let Some(old) = graph
+        .op(op)
+        .input(slot)
+        .filter(|_| new.iter().any(Option::is_some))
+    else {
         return Ok(());
     };
     let mask: Vec<u8> = new.iter().map(|n| u8::from(n.is_some())).collect();
@@ -378,7 +385,12 @@ fn patch_input(
     let mask = graph.add_constant(&format!("{name}_known"), mask)?;
     let numbers = graph.add_constant(&format!("{name}_sizes"), Tensor::vector(numbers))?;
     let choose = NewOp::new("Where").input(mask).input(numbers).input(old);
-    let choose = graph.add_op(choose.output(format!("{name}_shrunk")).from([op]).beside(op))?;
+    let choose = graph.add_op(
+        choose
+            .output(format!("{name}_shrunk"))
+            .from([op])
+            .beside(op),
+    )?;
     let out = graph.op(choose).output(0);
     Ok(graph.set_input(op, slot, out)?)
 }

@@ -99,7 +99,9 @@ impl<'m> Weights<'m> {
                 .any(|u| u.port == Port::Input(1) && graph.op(u.op).is("BatchNormalization"))
         };
         let any = |m: &paring_ir::analysis::channels::Member| {
-            self.tensors.get(&m.value).is_some_and(|(g, _)| scale(g, m.value))
+            self.tensors
+                .get(&m.value)
+                .is_some_and(|(g, _)| scale(g, m.value))
         };
         group
             .members
@@ -162,8 +164,8 @@ fn is_weight(graph: &Graph, v: ValueId) -> bool {
     graph.value(v).uses().iter().any(|u| match u.port {
         Port::Input(slot) => {
             let op = graph.op(u.op);
-            let linear = schema::of(op)
-                .is_some_and(|k| matches!(k.class, Class::Linear | Class::Recurrent));
+            let linear =
+                schema::of(op).is_some_and(|k| matches!(k.class, Class::Linear | Class::Recurrent));
             linear && schema::weight_slots(op).contains(&(slot as usize))
         }
         _ => false,
@@ -216,7 +218,8 @@ fn by_data(
         samples: Some(options.samples),
         ..Budget::DEFAULT
     };
-    cx.progress().start("channel importance", wanted.len() as u64);
+    cx.progress()
+        .start("channel importance", wanted.len() as u64);
     let mut start = 0;
     while start < wanted.len() {
         cx.check_cancelled()?;
@@ -285,12 +288,7 @@ fn batch_end(consumers: &[Vec<Consumer>], all: &[Layer], start: usize) -> usize 
     consumers.len()
 }
 
-fn consumers(
-    channels: &Channels,
-    group: &Group,
-    all: &[Layer],
-    place: &[usize],
-) -> Vec<Consumer> {
+fn consumers(channels: &Channels, group: &Group, all: &[Layer], place: &[usize]) -> Vec<Consumer> {
     let mut out = Vec::new();
     for (at, layer) in all.iter().enumerate() {
         let axis = layer.layout.input_axis;
@@ -319,7 +317,9 @@ fn consumers(
 pub(super) fn columns_of(layer: &Layer, index: usize) -> Vec<(usize, usize)> {
     let inputs = layer.dims[layer.layout.input_axis].max(1);
     let per_block = inputs.div_ceil(layer.blocks.max(1));
-    let kernel: usize = layer.dims[layer.layout.kernel_axes.clone()].iter().product();
+    let kernel: usize = layer.dims[layer.layout.kernel_axes.clone()]
+        .iter()
+        .product();
     if layer.cols == inputs * kernel || layer.cols == inputs {
         // The axis counts the inputs of one block, the same ones for each.
         let width = (layer.cols / inputs).max(1);
@@ -376,7 +376,12 @@ fn score(
             let columns: Vec<Vec<usize>> = consumer
                 .columns
                 .iter()
-                .map(|all| all.iter().filter(|(at, _)| *at == b).map(|(_, c)| *c).collect())
+                .map(|all| {
+                    all.iter()
+                        .filter(|(at, _)| *at == b)
+                        .map(|(_, c)| *c)
+                        .collect()
+                })
                 .collect();
             if columns.iter().all(Vec::is_empty) {
                 continue;

@@ -80,8 +80,9 @@ fn inputs(model: &Model, cx: &PassContext<'_>) -> Result<Vec<Tensor>, PassError>
     };
     let all: Option<Vec<Tensor>> = model.graph.inputs().iter().map(zeros).collect();
     all.ok_or_else(|| PassError::Precondition {
-        found: "a budget of latency needs inputs to run with, and the model leaves their sizes open"
-            .to_owned(),
+        found:
+            "a budget of latency needs inputs to run with, and the model leaves their sizes open"
+                .to_owned(),
         remedy: "give data with --data FILE.npz, or sizes with --fix-dims and --input".to_owned(),
     })
 }

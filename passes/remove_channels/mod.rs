@@ -276,7 +276,11 @@ impl Pass for RemoveChannels {
             }
         }
         if whole.round_to == 0 || whole.samples == 0 {
-            let key = if whole.round_to == 0 { "round-to" } else { "samples" };
+            let key = if whole.round_to == 0 {
+                "round-to"
+            } else {
+                "samples"
+            };
             return Err(OptionError::Invalid {
                 path: format!("remove-channels.{key}"),
                 reason: "expected at least 1, found 0".to_owned(),
@@ -287,9 +291,6 @@ impl Pass for RemoveChannels {
 
     fn run(&self, model: &mut Model, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {
         let whole = self.options.whole();
-        if whole.ratio == 0.0 && whole.budget.is_empty() && !self.options.has_rules() {
-            return Ok(Changed::No);
-        }
         let has_data = cx.engine.is_some() && cx.data.is_some();
         let importance = whole.importance.unwrap_or(match has_data {
             true => Importance::Reconstruction,
@@ -307,11 +308,18 @@ impl Pass for RemoveChannels {
             .analyses
             .get_with::<Channels>(model, &ChannelOptions { heads });
         let shapes = cx.analysis::<Shapes>(model);
-        let costs = cx.analyses.get_with::<Costs>(model, &CostOptions::default());
+        let costs = cx
+            .analyses
+            .get_with::<Costs>(model, &CostOptions::default());
         let (wanted, kept_back) = self.wanted(model, &channels);
+        if whole.budget.is_empty()
+            && wanted.iter().all(|(_, own)| own.ratio == 0.0)
+            && whole.ratio == 0.0
+        {
+            return Ok(Changed::No);
+        }
         let groups: Vec<usize> = wanted.iter().map(|(g, _)| *g).collect();
-        let orders =
-            importance::orders(model, &channels, &groups, whole, importance, cx)?;
+        let orders = importance::orders(model, &channels, &groups, whole, importance, cx)?;
         let cost = Cost::new(model, &channels, &shapes, &costs);
         let candidates: Vec<Candidate> = wanted
             .iter()
@@ -339,7 +347,14 @@ impl Pass for RemoveChannels {
         match edited {
             Some(Ok(mut edited)) => {
                 report.remarks(model, cx);
-                recover::recover(cx, model, &mut edited, (&channels, &removed), whole, recover)?;
+                recover::recover(
+                    cx,
+                    model,
+                    &mut edited,
+                    (&channels, &removed),
+                    whole,
+                    recover,
+                )?;
                 *model = edited;
                 Ok(Changed::Yes)
             }
@@ -426,7 +441,9 @@ impl Plan<'_> {
         let group = &self.channels.groups()[candidate.group];
         let mut removed = Removed::none(self.channels);
         let half = group.channels.len().div_ceil(2);
-        group.channels[..half].iter().for_each(|&c| removed.set(c, true));
+        group.channels[..half]
+            .iter()
+            .for_each(|&c| removed.set(c, true));
         let (now, full) = (self.cost.without(&removed), self.cost.whole());
         let saved = if budget.macs.is_some() || budget.latency.is_some() {
             (full.macs - now.macs) / full.macs.max(1.0)
@@ -535,7 +552,11 @@ fn members(graphs: &HashMap<GraphId, &Graph>, group: &Group) -> String {
     const SHOWN: usize = 6;
     let shown = group.members.iter().take(SHOWN).filter_map(|m| {
         let value = graphs.get(&m.value.graph())?.get_value(m.value)?;
-        Some(format!("{} axis {}", paring_ir::escape(value.name()), m.axis))
+        Some(format!(
+            "{} axis {}",
+            paring_ir::escape(value.name()),
+            m.axis
+        ))
     });
     let mut all: Vec<String> = shown.collect();
     if group.members.len() > SHOWN {

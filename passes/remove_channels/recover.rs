@@ -86,9 +86,7 @@ fn waves(
     let mut waves: Vec<(usize, Vec<Pair>)> = Vec::new();
     for new in layers(graph)? {
         let own = channels.axes(new.weight).iter().flatten();
-        let cut = own
-            .zip(0..)
-            .any(|(a, _)| a.count(removed) != a.len());
+        let cut = own.zip(0..).any(|(a, _)| a.count(removed) != a.len());
         let Some(source) = &new.source else { continue };
         let moved = graph
             .producer(source.value)
@@ -126,9 +124,11 @@ fn changed_ops(
     let mut changed = HashSet::new();
     for op in graph.topological_order()? {
         let o = graph.op(op);
-        let moved = o.inputs().flatten().chain(o.captures()).any(|v| {
-            cut(v) || graph.producer(v).is_some_and(|p| changed.contains(&p))
-        });
+        let moved = o
+            .inputs()
+            .flatten()
+            .chain(o.captures())
+            .any(|v| cut(v) || graph.producer(v).is_some_and(|p| changed.contains(&p)));
         if moved {
             changed.insert(op);
         }
@@ -165,10 +165,18 @@ fn pair(new: Layer, old: Layer, channels: &Channels, removed: &Removed) -> Optio
         }
     };
     let outputs = kept(old.layout.output_axis);
-    let kernel: usize = old.dims.get(old.layout.kernel_axes.clone())?.iter().product();
+    let kernel: usize = old
+        .dims
+        .get(old.layout.kernel_axes.clone())?
+        .iter()
+        .product();
     // Of a transposed convolution each channel has a row for every position of the kernel.
     let total = old.dims.get(old.layout.output_axis).copied()?;
-    let per_channel = if old.rows == total * kernel && kernel > 1 { kernel } else { 1 };
+    let per_channel = if old.rows == total * kernel && kernel > 1 {
+        kernel
+    } else {
+        1
+    };
     let channels_per_block = old.rows / per_channel.max(1);
     let spans_blocks = total == channels_per_block * old.blocks && old.blocks > 1;
     let rows = (0..old.blocks)
@@ -178,7 +186,8 @@ fn pair(new: Layer, old: Layer, channels: &Channels, removed: &Removed) -> Optio
                 true => None,
                 false => Some(i),
             });
-            own.flat_map(|i| i * per_channel..(i + 1) * per_channel).collect()
+            own.flat_map(|i| i * per_channel..(i + 1) * per_channel)
+                .collect()
         })
         .collect::<Vec<Vec<usize>>>();
     let mut cols = vec![Vec::new(); old.blocks];

@@ -143,10 +143,6 @@ pub(super) struct Units {
 }
 
 impl Units {
-    pub(super) fn len(&self) -> usize {
-        self.parent.len()
-    }
-
     /// New units, each a class of its own; `None` when there are too many.
     pub(super) fn fresh(&mut self, count: usize) -> Option<Arc<[Unit]>> {
         let start = self.parent.len();
