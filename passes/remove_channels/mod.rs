@@ -65,9 +65,9 @@ pub struct Options {
     /// What may remain of the whole model. The least is removed that meets every entry.
     #[schemars(extend("x-scope" = "pass"))]
     pub budget: Budget,
-    /// How groups share what goes.
+    /// How groups share what goes. By default `global` under a budget, else `uniform`.
     #[schemars(extend("x-scope" = "pass"))]
-    pub scope: Scope,
+    pub scope: Option<Scope>,
     /// Which channels go first. By default `reconstruction` when there is calibration data, else
     /// `l2`.
     #[schemars(extend("x-scope" = "pass"))]
@@ -230,7 +230,7 @@ impl Default for Options {
         Options {
             ratio: 0.5,
             budget: Budget::default(),
-            scope: Scope::default(),
+            scope: None,
             importance: None,
             recover: None,
             round_to: 16,
@@ -406,20 +406,24 @@ impl RemoveChannels {
         cx: &mut PassContext<'_>,
     ) -> Result<Removed, PassError> {
         let whole = self.options.whole();
+        let scope = whole.scope.unwrap_or(match whole.budget.is_empty() {
+            true => Scope::Uniform,
+            false => Scope::Global,
+        });
         if whole.budget.is_empty() {
             return Ok(plan::at_ratios(
                 plan.channels,
                 candidates,
-                whole.scope,
+                scope,
                 whole.ratio,
             ));
         }
-        if whole.scope != Scope::Uniform {
+        if scope != Scope::Uniform {
             for candidate in &mut candidates {
                 candidate.weigh(plan.saving(candidate, &whole.budget));
             }
         }
-        let at = |level| plan::at_level(plan.channels, &candidates, whole.scope, level);
+        let at = |level| plan::at_level(plan.channels, &candidates, scope, level);
         let full = plan.cost.whole();
         let fits = |level| {
             let now = plan.cost.without(&at(level));

@@ -68,21 +68,18 @@ impl Candidate {
     }
 
     /// How many go when so many should.
-    pub(super) fn rounded(&self, wanted: usize) -> usize {
+    fn rounded(&self, wanted: usize) -> usize {
         let n = self.len();
-        let keep = n.saturating_sub(wanted);
-        if keep >= n {
-            return 0;
-        }
+        let keep = n.saturating_sub(wanted).max(self.least);
         let low = keep / self.step * self.step;
         let high = (low + self.step).min(n);
-        let fits = |k: usize| k >= self.least && k > 0;
-        let kept = match (fits(low), keep - low <= high - keep) {
-            (true, true) => low,
-            _ if fits(high) => high,
-            _ => n,
+        // Of two multiples at the same distance the lower one.
+        let nearer = keep - low <= high.saturating_sub(keep);
+        let kept = match low >= self.least && nearer {
+            true => low,
+            false => high,
         };
-        n - kept
+        n - kept.min(n)
     }
 
     fn remove(&self, wanted: usize, removed: &mut Removed) {
