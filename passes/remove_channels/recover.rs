@@ -27,8 +27,6 @@ struct Pair {
     old: Layer,
     /// By block, the rows of the old layer that are left.
     rows: Vec<Vec<usize>>,
-    /// By block, the columns of the old layer that are left.
-    cols: Vec<Vec<usize>>,
 }
 
 pub(super) fn recover(
@@ -203,7 +201,6 @@ fn pair(new: Layer, old: Layer, channels: &Channels, removed: &Removed) -> Optio
         new,
         old,
         rows,
-        cols,
     })
 }
 

@@ -268,6 +268,9 @@ pub(super) struct Cx<'a, 'm> {
     seen: Vec<bool>,
     /// The outputs that the rule has given axes.
     given: Vec<bool>,
+    /// The rule has dealt with the inputs although it gives no output axes.
+    settled: bool,
+    finished: bool,
 }
 
 impl<'a, 'm> Cx<'a, 'm> {
@@ -276,6 +279,8 @@ impl<'a, 'm> Cx<'a, 'm> {
         Cx {
             seen: vec![false; op.input_count()],
             given: vec![false; op.outputs().len()],
+            settled: false,
+            finished: false,
             walk,
             graph,
             id,
@@ -413,8 +418,21 @@ impl<'a, 'm> Cx<'a, 'm> {
         }
     }
 
-    /// What the rule has not dealt with can't shrink.
+    /// Says that the rule has dealt with the inputs that it asked for although the outputs have
+    /// axes that can't shrink.
+    pub(super) fn settle(&mut self) {
+        self.settled = true;
+    }
+
+    /// What the rule has not dealt with can't shrink. A rule that gave no output gave up, so
+    /// what it has asked for before can't shrink either. Only the first call counts.
     pub(super) fn finish(&mut self, reason: Reason) {
+        if std::mem::replace(&mut self.finished, true) {
+            return;
+        }
+        if !self.settled && !self.given.contains(&true) {
+            self.seen.fill(false);
+        }
         let why = self.why(reason);
         for slot in 0..self.seen.len() {
             if !self.seen[slot]

@@ -256,12 +256,13 @@ pub(super) fn recurrent(cx: &mut Cx<'_, '_>) {
     };
     let ([steps, batch, features], [directions, gates, inputs]) = (&*data, &*weight) else {
         freeze(cx, &[&data, &weight]);
-        return;
+        return cx.finish(Reason::RecurrentState);
     };
     for axis in [steps, batch, directions, gates] {
         cx.freeze(axis, Reason::RecurrentState);
     }
     meet(cx, features, inputs);
+    cx.settle();
     cx.finish(Reason::RecurrentState);
 }
 

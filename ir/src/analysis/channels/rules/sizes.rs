@@ -35,6 +35,7 @@ pub(super) fn shape(cx: &mut Cx<'_, '_>) {
             cx.walk.computed.extend(shapes);
         }
     }
+    cx.settle();
 }
 
 /// Follows one size through the arithmetic of shapes.
