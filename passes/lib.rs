@@ -45,6 +45,7 @@ pub mod recover;
 pub mod recover_activations;
 pub mod recover_normalizations;
 pub mod recover_reductions;
+pub mod remove_channels;
 pub mod simplify_shapes;
 pub mod upgrade_opset;
 
@@ -76,6 +77,7 @@ pub fn builtin() -> Registry {
         .with::<recover_activations::RecoverActivations>()
         .with::<recover_normalizations::RecoverNormalizations>()
         .with::<recover_reductions::RecoverReductions>()
+        .with::<remove_channels::RemoveChannels>()
         .with::<simplify_shapes::SimplifyShapes>()
         .with::<upgrade_opset::UpgradeOpset>()
         .with_recipe("clean", include_str!("recipes/clean.yaml"))

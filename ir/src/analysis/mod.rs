@@ -10,9 +10,11 @@ use std::sync::Arc;
 
 use crate::model::Model;
 
+pub mod channels;
 pub mod cost;
 pub mod shapes;
 
+pub use channels::{ChannelOptions, Channels};
 pub use cost::{CostOptions, Costs, ModelCost};
 pub use shapes::{ShapeOptions, Shapes, SymDim, TensorFact};
 
