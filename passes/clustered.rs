@@ -170,7 +170,7 @@ pub(crate) fn is_clustered(graph: &Graph, v: ValueId) -> Result<bool, GraphError
 }
 
 /// Whether a constant was snapped to centroids in place.
-fn is_snapped(graph: &Graph, v: ValueId) -> bool {
+pub(crate) fn is_snapped(graph: &Graph, v: ValueId) -> bool {
     let float = graph.tensor(v).is_some_and(|t| t.dtype().is_float());
     let origin = graph.value(v).provenance();
     float && origin.is_some_and(|p| p.passes.iter().any(|name| &**name == CLUSTER_WEIGHTS))

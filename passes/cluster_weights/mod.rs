@@ -82,8 +82,8 @@ pub struct Options {
     /// what the layers gave before.
     #[schemars(extend("x-scope" = "pass"))]
     pub recover: bool,
-    /// Bits of depthwise convolutions and of the first convolution, if more than `bits`: a few
-    /// weights each, in which errors count most.
+    /// Bits of depthwise convolutions, and of the first convolution where it has at most one in
+    /// 32 of the weights, if more than `bits`: few weights, in which errors count most.
     #[schemars(range(min = 1, max = 8))]
     pub sensitive_bits: u32,
     /// Weights of fewer elements stay: the operators that expand codes take several hundred bytes.

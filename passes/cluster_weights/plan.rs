@@ -11,11 +11,15 @@ use paring_ir::{
 
 use super::fit::{Coded, Importance, Order, Settings};
 use super::{Form, Group, Options, Scales};
+use crate::clustered::is_snapped;
 use crate::layers::{self, Layer};
 use crate::moments;
 
 /// About what the operators of an expansion take in a file.
 const OPERATOR_BYTES: usize = 500;
+
+/// The first convolution is sensitive when it has at most one in so many elements of all weights.
+const FEW: usize = 32;
 
 /// A weight to cluster.
 pub(super) struct Target {
@@ -120,6 +124,7 @@ impl Plan {
             shapes,
             seen: HashSet::new(),
             first: true,
+            few: elements(model) / FEW,
         };
         let mut targets = Vec::new();
         let mut failed = None;
@@ -158,12 +163,25 @@ impl Plan {
     }
 }
 
+/// The floating-point elements of all constants.
+fn elements(model: &Model) -> usize {
+    let mut sum = 0usize;
+    model.for_each_graph(&mut |graph| {
+        let tensors = graph.initializers().filter_map(|v| graph.tensor(v));
+        let floats = tensors.filter(|t| t.dtype().is_float());
+        sum = floats.fold(sum, |sum, t| sum.saturating_add(t.len()));
+    });
+    sum
+}
+
 struct Planner<'a> {
     options: &'a OptionSet<Options>,
     shapes: Arc<Shapes>,
     seen: HashSet<ValueId>,
     /// The first convolution is still to come.
     first: bool,
+    /// So many elements are few among all weights.
+    few: usize,
 }
 
 impl Planner<'_> {
@@ -226,7 +244,7 @@ impl Planner<'_> {
         cx: &mut PassContext<'_>,
     ) -> Option<Target> {
         let order = Order::of(&layer);
-        let sensitive = first || layer.is_depthwise();
+        let sensitive = layer.is_depthwise() || (first && layer.len() <= self.few);
         let bits = match sensitive {
             true => options.bits.max(options.sensitive_bits),
             false => options.bits,
@@ -319,6 +337,8 @@ impl Planner<'_> {
             ("small", format!("{elements} elements, fewer than min-elements ({least})"))
         } else if graph.value(target.weight).is_output() {
             ("graph-output", "the weight is a graph output".to_owned())
+        } else if target.form == Form::Snap && is_snapped(graph, target.weight) {
+            ("settled", "the weight was snapped before".to_owned())
         } else if !target.gains() {
             let bytes = target.tensor.byte_len();
             ("no-gain", format!("codes, codebooks and operators take no less than {bytes} bytes"))

@@ -177,8 +177,14 @@ impl<'g> Store<'g> {
             true => coded.codes.clone(),
             false => order.in_memory(&coded.codes),
         };
-        let len = codes.len() / groups.max(1);
-        let pieces = pieces(coded, groups, len, packing);
+        // The last group may have fewer channels than the others.
+        let len = coded.width * coded.group;
+        let whole = codes.len() / len.max(1);
+        let mut pieces = pieces(coded, 0..whole, len, packing);
+        if whole < groups {
+            let rest = codes.len() - whole * len;
+            pieces.extend(self::pieces(coded, whole..groups, rest, packing));
+        }
         let single = pieces.len() == 1;
         let mut made = Vec::new();
         let mut book: Option<(std::ops::Range<usize>, ValueId)> = None;
@@ -519,8 +525,13 @@ impl Rows<'_> {
     }
 }
 
-/// Pieces none of whose steps makes more than [`PIECE_BYTES`].
-fn pieces(coded: &Coded, groups: usize, len: usize, packing: Packing) -> Vec<Piece> {
+/// Pieces of equally long groups none of whose steps makes more than [`PIECE_BYTES`].
+fn pieces(
+    coded: &Coded,
+    groups: std::ops::Range<usize>,
+    len: usize,
+    packing: Packing,
+) -> Vec<Piece> {
     let size = coded.dtype.bits().unwrap_or(32) as usize / 8;
     let per = match (packing, parts_of(coded.bits)) {
         (Packing::Bytes, &[bits]) => 8 / bits as usize,
@@ -535,7 +546,7 @@ fn pieces(coded: &Coded, groups: usize, len: usize, packing: Packing) -> Vec<Pie
     };
     let mut out = Vec::new();
     if len > most {
-        for g in 0..groups {
+        for g in groups {
             for start in (0..len).step_by(most.max(8) / 8 * 8) {
                 let end = (start + most.max(8) / 8 * 8).min(len);
                 out.push(Piece {
@@ -547,9 +558,9 @@ fn pieces(coded: &Coded, groups: usize, len: usize, packing: Packing) -> Vec<Pie
         return out;
     }
     let step = (most / len.max(1)).clamp(1, most_groups);
-    for start in (0..groups).step_by(step) {
+    for start in groups.clone().step_by(step) {
         out.push(Piece {
-            groups: start..(start + step).min(groups),
+            groups: start..(start + step).min(groups.end),
             elements: 0..len,
         });
     }
