@@ -8,6 +8,7 @@
 use paring_ir::Registry;
 
 mod affine;
+mod clustered;
 mod common;
 mod edits;
 mod facts;
@@ -19,6 +20,7 @@ mod solve;
 #[cfg(test)]
 mod testing;
 
+pub mod cluster_weights;
 pub mod drop_zero_states;
 pub mod eliminate_dead_code;
 pub mod eliminate_expands;
@@ -52,6 +54,7 @@ pub mod upgrade_opset;
 /// Every built-in pass and recipe.
 pub fn builtin() -> Registry {
     Registry::new()
+        .with::<cluster_weights::ClusterWeights>()
         .with::<drop_zero_states::DropZeroStates>()
         .with::<eliminate_dead_code::EliminateDeadCode>()
         .with::<eliminate_expands::EliminateExpands>()

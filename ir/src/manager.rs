@@ -398,7 +398,7 @@ impl<'a> Manager<'a> {
             .map_err(|e| failed(info.name, e))?;
         let mut report = self.report(model, step, round, required_by);
         let started = Instant::now();
-        let changed = self.execute(model, step, &mut report.remarks, run)?;
+        let changed = self.execute(model, step, &mut report, run)?;
         report.seconds = started.elapsed().as_secs_f64();
         report.changed = changed.is_yes();
         run.done
@@ -462,7 +462,7 @@ impl<'a> Manager<'a> {
         &mut self,
         model: &mut Model,
         step: &Step,
-        remarks: &mut Remarks,
+        report: &mut PassReport,
         run: &Run<'_>,
     ) -> Result<Changed, RunError> {
         let name = step.pass.info().name;
@@ -476,7 +476,8 @@ impl<'a> Manager<'a> {
         cx.seed = self.seed;
         cx.threads = self.threads;
         let result = catch_unwind(AssertUnwindSafe(|| step.pass.run(model, &mut cx)));
-        *remarks = std::mem::take(&mut cx.remarks);
+        report.remarks = std::mem::take(&mut cx.remarks);
+        report.notes.append(&mut cx.notes);
         model.set_author(None);
         let bug = |reason: String| {
             let mut steps = run.steps();
@@ -629,9 +630,9 @@ impl<'a> Manager<'a> {
         let mut model = anchor.clone();
         for (p, _) in passes {
             let run = Run::default();
-            let mut remarks = Remarks::default();
+            let mut report = self.report(&model, p.step(), None, None);
             if self
-                .execute(&mut model, p.step(), &mut remarks, &run)
+                .execute(&mut model, p.step(), &mut report, &run)
                 .is_err()
             {
                 return true;

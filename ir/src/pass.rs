@@ -282,6 +282,8 @@ pub struct PassContext<'a> {
     pub threads: usize,
     /// What the pass says about operators.
     pub remarks: Remarks,
+    /// What the pass says about the model as a whole.
+    pub notes: Vec<String>,
     cancel: &'a AtomicBool,
     progress: &'a dyn Progress,
 }
@@ -306,6 +308,7 @@ impl<'a> PassContext<'a> {
             seed: 0,
             threads: 1,
             remarks: Remarks::default(),
+            notes: Vec::new(),
             cancel: &NEVER,
             progress: &NoProgress,
         }
@@ -350,6 +353,11 @@ impl<'a> PassContext<'a> {
     /// Says that a rewrite of an operator was looked at and not made, and why.
     pub fn missed(&mut self, graph: &Graph, op: OpId, code: &str, message: impl Into<String>) {
         self.remark(RemarkKind::Missed, graph, op, code, message.into());
+    }
+
+    /// Says something about the model as a whole that the user should know.
+    pub fn note(&mut self, text: impl Into<String>) {
+        self.notes.push(text.into());
     }
 
     fn remark(&mut self, kind: RemarkKind, graph: &Graph, op: OpId, code: &str, message: String) {
