@@ -10,9 +10,12 @@ use paring_ir::Registry;
 mod affine;
 mod common;
 mod known;
+mod layers;
 mod linear;
+mod moments;
 mod pattern;
 mod shape_facts;
+mod solve;
 #[cfg(test)]
 mod testing;
 
@@ -20,6 +23,7 @@ pub mod drop_zero_states;
 pub mod eliminate_dead_code;
 pub mod eliminate_expands;
 pub mod eliminate_identities;
+pub mod factorize_low_rank;
 pub mod fold_affine;
 pub mod fold_batch_norm;
 pub mod fold_constants;
@@ -51,6 +55,7 @@ pub fn builtin() -> Registry {
         .with::<eliminate_dead_code::EliminateDeadCode>()
         .with::<eliminate_expands::EliminateExpands>()
         .with::<eliminate_identities::EliminateIdentities>()
+        .with::<factorize_low_rank::FactorizeLowRank>()
         .with::<fold_affine::FoldAffine>()
         .with::<fold_batch_norm::FoldBatchNorm>()
         .with::<fold_constants::FoldConstants>()
