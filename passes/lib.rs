@@ -25,6 +25,7 @@ pub mod drop_zero_states;
 pub mod eliminate_dead_code;
 pub mod eliminate_expands;
 pub mod eliminate_identities;
+pub mod factorize_low_rank;
 pub mod fold_affine;
 pub mod fold_batch_norm;
 pub mod fold_constants;
@@ -59,6 +60,7 @@ pub fn builtin() -> Registry {
         .with::<eliminate_dead_code::EliminateDeadCode>()
         .with::<eliminate_expands::EliminateExpands>()
         .with::<eliminate_identities::EliminateIdentities>()
+        .with::<factorize_low_rank::FactorizeLowRank>()
         .with::<fold_affine::FoldAffine>()
         .with::<fold_batch_norm::FoldBatchNorm>()
         .with::<fold_constants::FoldConstants>()
