@@ -53,6 +53,7 @@ pub(super) fn align(a: &Net<'_>, b: &Net<'_>, env_a: &Env, env_b: &Env) -> Align
             ..Alignment::default()
         },
         queue: Vec::new(),
+        holds: true,
         labels: (Vec::new(), Vec::new()),
     };
     aligner.run();
@@ -77,6 +78,9 @@ struct Aligner<'a> {
     env_b: &'a Env,
     out: Alignment,
     queue: Vec<(usize, usize)>,
+    /// Neighbours wait until everything that is computed in the same way is aligned: where two
+    /// inputs were swapped, they would be aligned crosswise.
+    holds: bool,
     labels: (Vec<Name>, Vec<Name>),
 }
 
@@ -111,6 +115,8 @@ impl Aligner<'_> {
             self.by_key(&up.and(&near), Rule::Even, &own);
         }
         self.by_key(&up, Rule::Order, &own);
+        self.holds = false;
+        self.propagate_all(&own);
         let near = self.neighbourhood(&elements, 3);
         self.by_key(&down.and(&near), Rule::Even, &own);
         self.by_key(&down, Rule::Even, &own);
@@ -244,8 +250,10 @@ impl Aligner<'_> {
     fn pair(&mut self, i: usize, j: usize, own: &Keys) {
         self.out.to_b[i] = Some(j);
         self.out.to_a[j] = Some(i);
-        self.queue.push((i, j));
-        self.propagate(own);
+        if !self.holds {
+            self.queue.push((i, j));
+            self.propagate(own);
+        }
     }
 
     fn is_open(&self, i: usize, j: usize) -> bool {

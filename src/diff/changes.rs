@@ -435,7 +435,13 @@ impl Part<'_> {
                 None => Wiring::Same,
             };
         }
-        if self.same_up(x, y) {
+        let twin = match (x, self.counterpart_of_after(y)) {
+            (From::Op(p, s), Some(From::Op(i, t))) => {
+                s == t && self.al.up_a.get(p) == self.al.up_a.get(i)
+            }
+            _ => false,
+        };
+        if twin || self.same_up(x, y) {
             regions.note_before(p, Fate::Merged);
             return Wiring::Same;
         }

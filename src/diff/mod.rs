@@ -24,6 +24,8 @@ mod net;
 mod patterns;
 mod sequence;
 mod tensors;
+#[cfg(test)]
+mod tests;
 mod totals;
 mod weights;
 
