@@ -10,9 +10,12 @@ use paring_ir::Registry;
 mod affine;
 mod common;
 mod known;
+mod layers;
 mod linear;
+mod moments;
 mod pattern;
 mod shape_facts;
+mod solve;
 #[cfg(test)]
 mod testing;
 
@@ -38,6 +41,7 @@ pub mod merge_reshapes;
 pub mod merge_slices;
 pub mod merge_transposes;
 pub mod prune_weights;
+pub mod quantize_int8;
 pub mod recover_activations;
 pub mod recover_normalizations;
 pub mod recover_reductions;
@@ -69,6 +73,7 @@ pub fn builtin() -> Registry {
         .with::<merge_slices::MergeSlices>()
         .with::<merge_transposes::MergeTransposes>()
         .with::<prune_weights::PruneWeights>()
+        .with::<quantize_int8::QuantizeInt8>()
         .with::<recover_activations::RecoverActivations>()
         .with::<recover_normalizations::RecoverNormalizations>()
         .with::<recover_reductions::RecoverReductions>()
