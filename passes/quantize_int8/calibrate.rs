@@ -60,16 +60,24 @@ pub(crate) fn histograms(
         ..CompileOptions::default()
     };
     let first = values.first().copied();
-    let watched = observe(engine, model, values, data, samples, options, &mut |sample, v, t| {
-        if Some(v) == first {
-            cx.check_cancelled().map_err(|_| EngineError::Cancelled)?;
-            cx.progress().advance(sample.count as u64);
-        }
-        if let Some(elements) = t.to_f32s() {
-            seen.entry(v).or_default().add(&elements);
-        }
-        Ok(())
-    });
+    let watched = observe(
+        engine,
+        model,
+        values,
+        data,
+        samples,
+        options,
+        &mut |sample, v, t| {
+            if Some(v) == first {
+                cx.check_cancelled().map_err(|_| EngineError::Cancelled)?;
+                cx.progress().advance(sample.count as u64);
+            }
+            if let Some(elements) = t.to_f32s() {
+                seen.entry(v).or_default().add(&elements);
+            }
+            Ok(())
+        },
+    );
     cx.progress().finish();
     let watched = match watched {
         Err(EngineError::Cancelled) => return Err(PassError::Cancelled),
@@ -144,7 +152,8 @@ fn write(
     model: &Model,
     seen: &Histograms,
 ) -> Result<(), PassError> {
-    let named = |(v, h): (&ValueId, &Histogram)| (model.graph.value(*v).name().to_string(), h.clone());
+    let named =
+        |(v, h): (&ValueId, &Histogram)| (model.graph.value(*v).name().to_string(), h.clone());
     let cache = Cache {
         data,
         model: model_digest,

@@ -51,7 +51,11 @@ fn quantize_value(graph: &mut Graph, q: &Quantized, p: &Parameters) -> Result<()
     let scale = graph.add_constant(&format!("{name}_scale"), Tensor::scalar(p.scale))?;
     let zero = graph.add_constant(&format!("{name}_zero_point"), zero_point(p))?;
     let node = |op: &str, v: ValueId, output: String| {
-        let new = NewOp::new(op).input(v).input(scale).input(zero).output(output);
+        let new = NewOp::new(op)
+            .input(v)
+            .input(scale)
+            .input(zero)
+            .output(output);
         match beside {
             Some(b) => new.from([b]).beside(b),
             None => new,
@@ -59,8 +63,11 @@ fn quantize_value(graph: &mut Graph, q: &Quantized, p: &Parameters) -> Result<()
     };
     let quantize = graph.add_op(node("QuantizeLinear", value, format!("{name}_quantized")))?;
     let bytes = output(graph, quantize)?;
-    let dequantize =
-        graph.add_op(node("DequantizeLinear", bytes, format!("{name}_dequantized")))?;
+    let dequantize = graph.add_op(node(
+        "DequantizeLinear",
+        bytes,
+        format!("{name}_dequantized"),
+    ))?;
     let back = output(graph, dequantize)?;
     if !q.bytes {
         for &(op, slot) in &q.takers {
@@ -86,24 +93,28 @@ fn output(graph: &Graph, op: OpId) -> Result<ValueId, PassError> {
     made.ok_or_else(|| PassError::Bug("a new operator has no output".to_owned()))
 }
 
-/// Puts a dequantized weight into a slot of an operator.
+/// Puts a dequantized weight into a slot of an operator, and returns it.
 pub(crate) fn weight(
     graph: &mut Graph,
     op: OpId,
     slot: usize,
     weight: &Weight,
-) -> Result<(), PassError> {
+) -> Result<Option<ValueId>, PassError> {
     let Some(old) = graph.op(op).input(slot) else {
-        return Ok(());
+        return Ok(None);
     };
-    let dims = graph.tensor(old).map(|t| t.dims().to_vec()).unwrap_or_default();
+    let dims = graph
+        .tensor(old)
+        .map(|t| t.dims().to_vec())
+        .unwrap_or_default();
     let bytes = Tensor::from_vec(dims, weight.bytes.clone())?;
     let zero = match weight.scales.len() {
         1 => Tensor::scalar(0i8),
         n => Tensor::vector(vec![0i8; n]),
     };
     let axis = (weight.scales.len() > 1).then_some(weight.axis);
-    constant(graph, (op, slot), bytes, &weight.scales, zero, axis)
+    constant(graph, (op, slot), bytes, &weight.scales, zero, axis)?;
+    Ok(graph.op(op).input(slot))
 }
 
 /// Puts a dequantized 32-bit bias into a slot of an operator.
@@ -119,7 +130,14 @@ pub(crate) fn bias(
         n => Tensor::vector(vec![0i32; n]),
     };
     let axis = (scales.len() > 1).then_some(0);
-    constant(graph, (op, slot), Tensor::vector(values), scales, zero, axis)
+    constant(
+        graph,
+        (op, slot),
+        Tensor::vector(values),
+        scales,
+        zero,
+        axis,
+    )
 }
 
 fn constant(

@@ -167,7 +167,13 @@ impl Histogram {
         if steps <= 0 || self.exponent == i32::MIN {
             return;
         }
-        let down = |at: i64| if steps > 62 { at.signum().min(0) } else { at >> steps };
+        let down = |at: i64| {
+            if steps > 62 {
+                at.signum().min(0)
+            } else {
+                at >> steps
+            }
+        };
         let first = down(self.first);
         let last = down(self.first + self.bins.len().max(1) as i64 - 1);
         let mut bins = vec![0; usize::try_from(last - first + 1).unwrap_or(1)];
@@ -194,7 +200,12 @@ mod tests {
 
     #[test]
     fn order_and_parts_do_not_matter() {
-        let parts = [wave(300, 0.01), wave(500, 3.0), wave(20, 100.0), vec![0.0; 7]];
+        let parts = [
+            wave(300, 0.01),
+            wave(500, 3.0),
+            wave(20, 100.0),
+            vec![0.0; 7],
+        ];
         let mut forward = Histogram::default();
         parts.iter().for_each(|p| forward.add(p));
         let mut backward = Histogram::default();
@@ -207,7 +218,13 @@ mod tests {
         }
         assert_eq!(forward.points(), backward.points());
         assert_eq!(forward.points(), merged.points());
-        assert_eq!((forward.count(), forward.zeros), (827, 7 + parts[..3].iter().flatten().filter(|x| **x == 0.0).count() as u64));
+        assert_eq!(
+            (forward.count(), forward.zeros),
+            (
+                827,
+                7 + parts[..3].iter().flatten().filter(|x| **x == 0.0).count() as u64
+            )
+        );
         assert!(forward.bins.len() <= MAX_BINS && forward.bins.len() > MAX_BINS / 2);
     }
 
@@ -218,7 +235,10 @@ mod tests {
         h.add(&all);
         let width = 2f64.powi(h.exponent);
         for x in all.iter().filter(|x| **x != 0.0) {
-            let near = h.points().iter().any(|(c, _)| (c - f64::from(*x)).abs() <= width);
+            let near = h
+                .points()
+                .iter()
+                .any(|(c, _)| (c - f64::from(*x)).abs() <= width);
             assert!(near, "{x}");
         }
     }

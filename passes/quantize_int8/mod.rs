@@ -33,11 +33,15 @@
 
 mod calibrate;
 mod emit;
+mod equalize;
 mod histogram;
 mod placement;
 mod profile;
 mod ranges;
+mod search;
 mod session;
+#[cfg(test)]
+mod tests;
 mod weights;
 
 use std::path::PathBuf;
@@ -46,12 +50,15 @@ use paring_ir::{
     Changed, Effect, Model, OptionError, OptionSet, Pass, PassContext, PassError, PassInfo,
 };
 
+pub(crate) use emit::Weight as StoredWeight;
 pub use histogram::Histogram;
 pub use profile::{
     ActivationType, BiasForm, Granularity, JoinRule, LayerRule, OutputForm, PROFILES, Profile,
     Target,
 };
 pub use ranges::{Calibration, Parameters};
+pub(crate) use session::raised;
+pub(crate) use weights::{Grid, learned, nearest, pack, per_axis};
 
 /// See the text at the top of the file.
 #[derive(Debug)]
@@ -121,6 +128,9 @@ pub struct Options {
     /// same model, calibration does not run again.
     #[schemars(extend("x-scope" = "pass"))]
     pub calibration_file: Option<PathBuf>,
+    /// Measure how much each layer hurts, and say so in the order of that.
+    #[schemars(extend("x-scope" = "pass"))]
+    pub sensitivity: bool,
     /// Keep the layers float that hurt most until the outputs have this SQNR, in dB.
     #[schemars(extend("x-scope" = "pass"))]
     pub min_sqnr_db: Option<f64>,
@@ -144,6 +154,7 @@ impl Default for Options {
             min_elements: 512,
             samples: None,
             calibration_file: None,
+            sensitivity: false,
             min_sqnr_db: None,
             max_accuracy_drop: None,
         }

@@ -123,13 +123,19 @@ fn candidate(
         return Err(("small", why));
     }
     if layer.is_depthwise() && !rule.depthwise {
-        return refuse("depthwise", "the target runs depthwise convolutions faster as floats");
+        return refuse(
+            "depthwise",
+            "the target runs depthwise convolutions faster as floats",
+        );
     }
     if o.is("Gemm") && o.int_or("transA", 0) != 0 {
         return refuse("transposed-input", "the activation is transposed (transA)");
     }
     if rows(graph, &layer).is_some_and(|n| n < rule.min_rows) {
-        return refuse("few-rows", "the target runs products of so few rows faster as floats");
+        return refuse(
+            "few-rows",
+            "the target runs products of so few rows faster as floats",
+        );
     }
     if weight.is_output() {
         return refuse("graph-output", "the weight is a graph output");
@@ -168,7 +174,11 @@ pub(crate) fn place(
     let mut search = Search {
         graph,
         profile,
-        ends: layers.iter().filter(|p| p.gives_bytes).map(|p| p.end).collect(),
+        ends: layers
+            .iter()
+            .filter(|p| p.gives_bytes)
+            .map(|p| p.end)
+            .collect(),
         inputs: layers.iter().map(|p| p.input).collect(),
         carriers: BTreeMap::new(),
         bytes: BTreeSet::new(),
@@ -224,11 +234,15 @@ impl Search<'_> {
             return;
         }
         let Some(output) = o.output(0) else { return };
-        let data = o.inputs().enumerate().filter_map(|(slot, v)| Some((slot, v?)));
+        let data = o
+            .inputs()
+            .enumerate()
+            .filter_map(|(slot, v)| Some((slot, v?)));
         let data = data.filter(|&(slot, _)| schema::role(o, slot) == Role::Data);
         let inputs: Vec<(usize, ValueId)> = data.collect();
         // What a layer takes is quantized for it anyway.
-        let has_bytes = |v: &ValueId| self.bytes.contains(v) || (!hands_on && self.inputs.contains(v));
+        let has_bytes =
+            |v: &ValueId| self.bytes.contains(v) || (!hands_on && self.inputs.contains(v));
         if inputs.is_empty() || !inputs.iter().all(|(_, v)| has_bytes(v)) {
             return;
         }
@@ -263,7 +277,9 @@ impl Search<'_> {
         let mut handed: BTreeSet<ValueId> = BTreeSet::new();
         let mut groups = Groups::default();
         for op in taken {
-            let Some(c) = self.carriers.get(op) else { continue };
+            let Some(c) = self.carriers.get(op) else {
+                continue;
+            };
             made.insert(c.end);
             if c.hands_on {
                 handed.insert(c.end);

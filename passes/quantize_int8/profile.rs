@@ -127,9 +127,7 @@ pub struct JoinRule {
 }
 
 /// What an engine gives.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum OutputForm {
     /// Only quantized results: the output is quantized, or the operator stays float.
@@ -140,9 +138,7 @@ pub enum OutputForm {
 }
 
 /// The element type of activations.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ActivationType {
     /// 0 to 255.
@@ -153,9 +149,7 @@ pub enum ActivationType {
 }
 
 /// How many scales a weight has.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Granularity {
     /// One for each output channel.
@@ -166,9 +160,7 @@ pub enum Granularity {
 }
 
 /// How biases are stored.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum BiasForm {
     /// As 32-bit integers whose scale is that of the activation times that of the weight.

@@ -55,12 +55,20 @@ impl Parameters {
         let (low, high) = (low.min(0.0), high.max(0.0));
         let usable = |scale: f64| {
             let scale = scale as f32;
-            if scale.is_normal() && scale > f32::MIN_POSITIVE * 1024.0 { scale } else { 1.0 }
+            if scale.is_normal() && scale > f32::MIN_POSITIVE * 1024.0 {
+                scale
+            } else {
+                1.0
+            }
         };
         if symmetric && low < 0.0 {
             let scale = usable(high.max(-low) / 127.0);
             let zero_point = if ty == ActivationType::U8 { 128 } else { 0 };
-            return Parameters { scale, zero_point, ty };
+            return Parameters {
+                scale,
+                zero_point,
+                ty,
+            };
         }
         let mut scale = usable((high - low) / 255.0);
         // A range that a Clip bounds must not be left by rounding, or engines keep the Clip.
@@ -69,7 +77,11 @@ impl Parameters {
         }
         let zero_point = f64::from(least) - low / f64::from(scale);
         let zero_point = (zero_point.round() as i32).clamp(least, most);
-        Parameters { scale, zero_point, ty }
+        Parameters {
+            scale,
+            zero_point,
+            ty,
+        }
     }
 
     /// What a number becomes by quantizing and dequantizing.
@@ -117,7 +129,8 @@ pub(crate) fn parameters(histogram: &Histogram, wanted: &Wanted) -> Parameters {
     };
     low = low.max(wanted.natural.0).min(0.0);
     high = high.min(wanted.natural.1).max(0.0);
-    let make = |(low, high): (f64, f64)| Parameters::covering(low, high, wanted.ty, wanted.symmetric);
+    let make =
+        |(low, high): (f64, f64)| Parameters::covering(low, high, wanted.ty, wanted.symmetric);
     match wanted.method {
         Calibration::MinMax => make((low, high)),
         Calibration::Percentile => make(percentile(histogram, &points, (low, high))),
@@ -189,7 +202,11 @@ fn entropy(points: &[(f64, f64)], (low, high): (f64, f64)) -> (f64, f64) {
     if largest <= 0.0 {
         return (low, high);
     }
-    let levels = if low < 0.0 { ENTROPY_LEVELS } else { 2 * ENTROPY_LEVELS };
+    let levels = if low < 0.0 {
+        ENTROPY_LEVELS
+    } else {
+        2 * ENTROPY_LEVELS
+    };
     let mut bins = vec![0.0; ENTROPY_BINS];
     for &(x, n) in points {
         let at = (x.abs() / largest * ENTROPY_BINS as f64) as usize;
@@ -293,7 +310,10 @@ mod tests {
     #[test]
     fn natural_ranges_are_respected() {
         let natural = (0.0, 6.0);
-        let w = Wanted { natural, ..wanted(Calibration::MinMax) };
+        let w = Wanted {
+            natural,
+            ..wanted(Calibration::MinMax)
+        };
         let p = parameters(&histogram(&[0.1, 7.0]), &w);
         assert_eq!(p.zero_point, 0);
         assert!(p.scale * 255.0 <= 6.0);
@@ -304,7 +324,11 @@ mod tests {
         let h = histogram(&bell());
         let ends = |m| parameters(&h, &wanted(m)).range();
         assert!(ends(Calibration::MinMax).1 > 39.0);
-        for m in [Calibration::Percentile, Calibration::Entropy, Calibration::Mse] {
+        for m in [
+            Calibration::Percentile,
+            Calibration::Entropy,
+            Calibration::Mse,
+        ] {
             let (low, high) = ends(m);
             assert!((-8.0..-2.0).contains(&low), "{m:?} {low}");
             assert!((2.0..8.0).contains(&high), "{m:?} {high}");
@@ -316,7 +340,11 @@ mod tests {
         let h = histogram(&bell());
         let error = |m| parameters(&h, &wanted(m)).error(&h.points());
         let least = error(Calibration::Mse);
-        for m in [Calibration::MinMax, Calibration::Percentile, Calibration::Entropy] {
+        for m in [
+            Calibration::MinMax,
+            Calibration::Percentile,
+            Calibration::Entropy,
+        ] {
             assert!(least <= error(m) * 1.02, "{m:?}");
         }
     }
@@ -324,7 +352,12 @@ mod tests {
     #[test]
     fn nothing_seen_and_zeros_alone_have_parameters() {
         for h in [Histogram::default(), histogram(&[0.0; 9])] {
-            for m in [Calibration::MinMax, Calibration::Percentile, Calibration::Entropy, Calibration::Mse] {
+            for m in [
+                Calibration::MinMax,
+                Calibration::Percentile,
+                Calibration::Entropy,
+                Calibration::Mse,
+            ] {
                 let p = parameters(&h, &wanted(m));
                 assert_eq!((p.scale, p.zero_point), (1.0, 0));
             }

@@ -16,9 +16,11 @@ use crate::solve::Refit;
 use crate::upgrade_opset::{UpgradeOpset, UpgradeOpsetOptions};
 
 use super::calibrate::{Histograms, histograms};
+use super::equalize::equalize;
 use super::placement::{self, Placed, Placement};
 use super::profile::{BiasForm, Granularity, Profile};
 use super::ranges::{Parameters, Wanted, parameters};
+use super::search::{Builder, Limits, Meter, keep_float, rank};
 use super::weights::{Grid, Rounded, learned, nearest, pack};
 use super::{Options, Rounding, emit};
 
@@ -26,6 +28,8 @@ use super::{Options, Rounding, emit};
 const MOMENT_SAMPLES: usize = 128;
 /// Second moments of so many bytes are gathered at a time.
 const MOMENT_BYTES: usize = 48 << 20;
+/// Samples that a limit on accuracy is checked on while layers are chosen.
+const ACCURACY_SAMPLES: usize = 512;
 /// What the refit holds on to the float weights, by the mean of the diagonal.
 const REFIT_DAMPING: f64 = 0.01;
 
@@ -51,36 +55,72 @@ pub(crate) fn quantize(
     if candidates.is_empty() {
         return Ok(Changed::No);
     }
+    let whole = options.whole();
+    if whole.equalize {
+        let learned = whole.rounding == Rounding::Learned;
+        equalize(cx, &mut copy, &candidates, grid(profile), learned)?;
+    }
     let mut session = Session::calibrate(options, profile, copy, candidates, cx)?;
     session.finish_weights(cx)?;
-    let all = session.enabled(&BTreeSet::new());
+    let float = session.mixed(cx)?;
+    let all = session.enabled(&float);
+    if all.is_empty() {
+        return Ok(Changed::No);
+    }
     let made = session.build(&all, true)?;
     session.remark(&all, cx);
     *model = made;
     Ok(Changed::Yes)
 }
 
+fn grid(profile: &Profile) -> Grid {
+    Grid {
+        limit: if profile.reduce_range { 63.0 } else { 127.0 },
+        per_channel: profile.weights == Granularity::PerChannel,
+    }
+}
+
 /// An operator that says that the model is quantized already.
 fn quantized_already(graph: &Graph) -> Option<OpId> {
     graph.ops().find(|&op| {
         let o = graph.op(op);
-        ["QuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"]
-            .iter()
-            .any(|t| o.is(t))
+        [
+            "QuantizeLinear",
+            "QLinearConv",
+            "QLinearMatMul",
+            "ConvInteger",
+            "MatMulInteger",
+        ]
+        .iter()
+        .any(|t| o.is(t))
     })
 }
 
-/// Brings a model to the opset that the target needs, and plain forms of Gemm.
-fn prepare(model: &mut Model, profile: &Profile, cx: &mut PassContext<'_>) -> Result<(), PassError> {
-    let wanted = profile.opset.max(13);
-    if model.opset() < wanted {
-        let given = serde_json::json!({ "to": wanted });
-        let given = given.as_object().cloned().unwrap_or_default();
-        let options = OptionSet::<UpgradeOpsetOptions>::parse("upgrade-opset", &given)?;
-        let upgrade = UpgradeOpset::new(options)?;
-        upgrade.requires(model)?;
-        upgrade.run(model, cx)?;
+/// Brings a model to an opset at least.
+pub(crate) fn raised(
+    model: &mut Model,
+    wanted: i64,
+    cx: &mut PassContext<'_>,
+) -> Result<(), PassError> {
+    if model.opset() >= wanted {
+        return Ok(());
     }
+    let given = serde_json::json!({ "to": wanted });
+    let given = given.as_object().cloned().unwrap_or_default();
+    let options = OptionSet::<UpgradeOpsetOptions>::parse("upgrade-opset", &given)?;
+    let upgrade = UpgradeOpset::new(options)?;
+    upgrade.requires(model)?;
+    upgrade.run(model, cx)?;
+    Ok(())
+}
+
+/// Brings a model to the opset that the target needs, and plain forms of Gemm.
+fn prepare(
+    model: &mut Model,
+    profile: &Profile,
+    cx: &mut PassContext<'_>,
+) -> Result<(), PassError> {
+    raised(model, profile.opset.max(13), cx)?;
     for op in model.graph.topological_order()? {
         if model.graph.op(op).is("Gemm") {
             plain_gemm(&mut model.graph, op)?;
@@ -137,15 +177,28 @@ fn choose(
         if options.for_op(graph, op).is_skip() {
             cx.missed(graph, op, "skipped", "the options skip it");
         } else if !taken_by_layers(graph, p.layer.weight, &layers) {
-            cx.missed(graph, op, "shared", "something that stays float takes the weight too");
+            cx.missed(
+                graph,
+                op,
+                "shared",
+                "something that stays float takes the weight too",
+            );
         } else {
             chosen.push(p);
         }
     }
     model.for_each_graph(&mut |inner| {
         if inner.id() != graph.id() {
-            for op in inner.ops().filter(|&op| profile.layers.keys().any(|t| inner.op(op).is(t))) {
-                cx.missed(inner, op, "in-subgraph", "it stands in a graph inside an operator");
+            for op in inner
+                .ops()
+                .filter(|&op| profile.layers.keys().any(|t| inner.op(op).is(t)))
+            {
+                cx.missed(
+                    inner,
+                    op,
+                    "in-subgraph",
+                    "it stands in a graph inside an operator",
+                );
             }
         }
     });
@@ -154,8 +207,12 @@ fn choose(
 
 fn taken_by_layers(graph: &Graph, weight: ValueId, layers: &BTreeSet<OpId>) -> bool {
     let uses = graph.sorted_uses(weight);
-    uses.iter().all(|u| u.port == Port::Input(1) && layers.contains(&u.op))
+    uses.iter()
+        .all(|u| u.port == Port::Input(1) && layers.contains(&u.op))
 }
+
+/// What float weights became: the weight, its scales, and the dequantized value.
+type Stored = BTreeMap<(ValueId, Vec<u32>), ValueId>;
 
 /// A layer's weights, done.
 #[derive(Clone, Debug)]
@@ -210,7 +267,9 @@ impl<'a> Session<'a> {
             // What hands bytes on is not seen itself, so only what is a source must have been.
             let ok = |v: ValueId| {
                 seen.contains_key(&v)
-                    || graph.producer(v).is_some_and(|op| self.profile.hands_on(graph.op(op)))
+                    || graph
+                        .producer(v)
+                        .is_some_and(|op| self.profile.hands_on(graph.op(op)))
             };
             let known = ok(p.input) && (!p.gives_bytes || ok(p.end));
             if !known {
@@ -224,7 +283,9 @@ impl<'a> Session<'a> {
     /// The candidates without some.
     fn enabled(&self, without: &BTreeSet<OpId>) -> Vec<Placed> {
         let all = self.candidates.iter();
-        all.filter(|p| !without.contains(&p.layer.op)).cloned().collect()
+        all.filter(|p| !without.contains(&p.layer.op))
+            .cloned()
+            .collect()
     }
 
     /// The parameters of every quantized value.
@@ -258,15 +319,61 @@ impl<'a> Session<'a> {
 
     fn natural_range(&self, value: ValueId) -> (f64, f64) {
         let graph = &self.model.graph;
-        let range = graph.producer(value).and_then(|op| schema::output_range(graph, op));
+        let range = graph
+            .producer(value)
+            .and_then(|op| schema::output_range(graph, op));
         range.unwrap_or((f64::NEG_INFINITY, f64::INFINITY))
     }
 
     fn grid(&self) -> Grid {
-        Grid {
-            limit: if self.profile.reduce_range { 63.0 } else { 127.0 },
-            per_channel: self.profile.weights == Granularity::PerChannel,
+        grid(self.profile)
+    }
+
+    /// The layers that stay float for the limits' sake.
+    fn mixed(&self, cx: &mut PassContext<'_>) -> Result<BTreeSet<OpId>, PassError> {
+        let whole = self.options.whole();
+        let limits = Limits {
+            min_sqnr_db: whole.min_sqnr_db,
+            max_drop: whole.max_accuracy_drop,
+        };
+        let limited = limits.min_sqnr_db.is_some() || limits.max_drop.is_some();
+        if !limited && !whole.sensitivity {
+            return Ok(BTreeSet::new());
         }
+        let samples = limits.max_drop.map(|_| ACCURACY_SAMPLES);
+        let meter = Meter::new(cx, &self.model, samples)?;
+        let ops: Vec<OpId> = self.candidates.iter().map(|p| p.layer.op).collect();
+        let ranking = rank(cx, &meter, self, &ops)?;
+        let graph = &self.model.graph;
+        for s in &ranking {
+            let said = format!(
+                "alone quantized {:.1} dB, all but it {:.1} dB",
+                s.only_db, s.without_db
+            );
+            cx.applied(graph, s.op, "measured", said);
+        }
+        if !limited {
+            return Ok(BTreeSet::new());
+        }
+        let Some((float, score)) = keep_float(cx, &meter, self, &ranking, &limits)? else {
+            for &op in &ops {
+                cx.missed(
+                    graph,
+                    op,
+                    "kept-float",
+                    "the limits hold with no layer quantized only",
+                );
+            }
+            return Ok(ops.into_iter().collect());
+        };
+        for s in ranking.iter().filter(|s| float.contains(&s.op)) {
+            let why = format!(
+                "it hurts most; the outputs have {:.1} dB now",
+                score.sqnr_db
+            );
+            cx.missed(graph, s.op, "kept-float", why);
+        }
+        Ok(float)
     }
 
     /// A model in which these layers are quantized; without `weights` only their activations are.
@@ -285,18 +392,25 @@ impl<'a> Session<'a> {
         let parameters = self.parameters(&placement);
         emit::activations(graph, &placement, &parameters)?;
         if weights {
+            let mut stored = Stored::new();
             for p in &placement.layers {
                 let Some(scale) = parameters.get(&p.input).map(|q| f64::from(q.scale)) else {
                     return Err(PassError::Bug("a layer's input has no scale".to_owned()));
                 };
-                self.emit_layer(graph, p, scale)?;
+                self.emit_layer(graph, p, scale, &mut stored)?;
             }
             model.drop_unused_constants()?;
         }
         Ok(model)
     }
 
-    fn emit_layer(&self, graph: &mut Graph, p: &Placed, scale: f64) -> Result<(), PassError> {
+    fn emit_layer(
+        &self,
+        graph: &mut Graph,
+        p: &Placed,
+        scale: f64,
+        stored: &mut Stored,
+    ) -> Result<(), PassError> {
         let Some(finished) = self.finished.get(&p.layer.op) else {
             return Ok(());
         };
@@ -304,14 +418,31 @@ impl<'a> Session<'a> {
         let mut rounded = finished.rounded.clone();
         let slot_two = graph.op(op).input(2).filter(|_| !graph.op(op).is("MatMul"));
         let bias = slot_two.and_then(|v| graph.tensor(v)?.to_f64s());
-        let bias = bias.filter(|b| b.len() == bias_len(layer) && self.profile.bias == BiasForm::Int32);
+        let bias =
+            bias.filter(|b| b.len() == bias_len(layer) && self.profile.bias == BiasForm::Int32);
         if let Some(bias) = &bias {
             self.widen_for(bias, &mut rounded, layer, scale)?;
         }
         let weight = pack(layer, &rounded, self.grid());
-        emit::weight(graph, op, 1, &weight)?;
+        // Layers that share a weight share what it becomes.
+        let key = (
+            layer.weight,
+            weight.scales.iter().map(|s| s.to_bits()).collect(),
+        );
+        match stored.get(&key) {
+            Some(&made) => graph.set_input(op, 1, Some(made))?,
+            None => {
+                if let Some(made) = emit::weight(graph, op, 1, &weight)? {
+                    stored.insert(key, made);
+                }
+            }
+        }
         let Some(bias) = bias else { return Ok(()) };
-        let scales: Vec<f32> = weight.scales.iter().map(|s| (scale * f64::from(*s)) as f32).collect();
+        let scales: Vec<f32> = weight
+            .scales
+            .iter()
+            .map(|s| (scale * f64::from(*s)) as f32)
+            .collect();
         let number = |(i, b): (usize, &f64)| {
             let s = scales.get(i).or(scales.first()).copied().unwrap_or(1.0);
             (b / f64::from(s)).round_ties_even() as i32
@@ -330,7 +461,10 @@ impl<'a> Session<'a> {
     ) -> Result<(), PassError> {
         let floor = |b: f64| (b.abs() / (scale * f64::from(1 << 30))).max(1e-36);
         let floors: Vec<Vec<f64>> = match self.grid().per_channel {
-            true => bias.chunks(layer.rows.max(1)).map(|c| c.iter().map(|&b| floor(b)).collect()).collect(),
+            true => bias
+                .chunks(layer.rows.max(1))
+                .map(|c| c.iter().map(|&b| floor(b)).collect())
+                .collect(),
             false => {
                 let all = bias.iter().map(|&b| floor(b)).fold(0.0, f64::max);
                 vec![vec![all; layer.rows]; layer.blocks]
@@ -357,7 +491,8 @@ impl<'a> Session<'a> {
         let whole = self.options.whole();
         if whole.rounding == Rounding::Nearest && !whole.correct_bias {
             for p in &layers {
-                self.finished.insert(p.layer.op, self.finish(&p.layer, None)?);
+                self.finished
+                    .insert(p.layer.op, self.finish(&p.layer, None)?);
             }
             return Ok(());
         }
@@ -368,11 +503,17 @@ impl<'a> Session<'a> {
                 .iter()
                 .map(|p| Layer::of(&rounded.graph, p.layer.op, 1))
                 .collect();
-            let before: Vec<Option<Layer>> = own.iter().map(|l| unquantized(&rounded.graph, l.as_ref()?)).collect();
+            let before: Vec<Option<Layer>> = own
+                .iter()
+                .map(|l| unquantized(&rounded.graph, l.as_ref()?))
+                .collect();
             let mut jobs = Vec::new();
             for (own, before) in own.iter().zip(&before) {
                 if let (Some(layer), Some(_)) = (own, before) {
-                    jobs.push(Job { layer, reference: before.as_ref() });
+                    jobs.push(Job {
+                        layer,
+                        reference: before.as_ref(),
+                    });
                 }
             }
             let budget = Budget {
@@ -387,7 +528,8 @@ impl<'a> Session<'a> {
                 }
             }
             cx.check_cancelled()?;
-            let finish = |p: &Placed| Ok((p.layer.op, self.finish(&p.layer, by_op.get(&p.layer.op))?));
+            let finish =
+                |p: &Placed| Ok((p.layer.op, self.finish(&p.layer, by_op.get(&p.layer.op))?));
             let done: Result<Vec<(OpId, Finished)>, PassError> =
                 pool(cx.threads)?.install(|| part.par_iter().map(finish).collect());
             self.finished.extend(done?);
@@ -422,7 +564,10 @@ impl<'a> Session<'a> {
         let grid = self.grid();
         let Some(m) = moments else {
             let rounded = nearest(&weights, None, grid, &[]);
-            return Ok(Finished { rounded, bias: None });
+            return Ok(Finished {
+                rounded,
+                bias: None,
+            });
         };
         let has_bias = whole.correct_bias && bias_place(graph, layer).is_some();
         let refit = |b: usize| Refit {
@@ -442,7 +587,13 @@ impl<'a> Session<'a> {
         let mut rounded = nearest(&target, Some(&grams), grid, &[]);
         if learn {
             for b in 0..layer.blocks {
-                learned(&target[b], &grams[b], &mut rounded.numbers[b], &rounded.scales[b], grid.limit);
+                learned(
+                    &target[b],
+                    &grams[b],
+                    &mut rounded.numbers[b],
+                    &rounded.scales[b],
+                    grid.limit,
+                );
             }
         }
         let bias = has_bias.then(|| {
@@ -461,6 +612,12 @@ impl<'a> Session<'a> {
     }
 }
 
+impl Builder for Session<'_> {
+    fn without(&self, float: &BTreeSet<OpId>) -> Result<Model, PassError> {
+        self.build(&self.enabled(float), true)
+    }
+}
+
 /// Second moments, about the mean where a bias takes up the means.
 fn central(m: &Moments, block: usize, about_mean: bool) -> Mat<f64> {
     let (gram, mean) = (&m.gram[block], &m.mean[block]);
@@ -474,7 +631,9 @@ fn unquantized(graph: &Graph, layer: &Layer) -> Option<Layer> {
     let mut out = layer.clone();
     let source = out.source.as_mut()?;
     for op_type in ["DequantizeLinear", "QuantizeLinear"] {
-        let op = graph.producer(source.value).filter(|&op| graph.op(op).is(op_type))?;
+        let op = graph
+            .producer(source.value)
+            .filter(|&op| graph.op(op).is(op_type))?;
         source.value = graph.op(op).input(0)?;
     }
     Some(out)

@@ -8,6 +8,7 @@
 
 use faer::linalg::solvers::DenseSolveCore;
 use faer::{Mat, MatRef, Side};
+use paring_ir::{PassError, Tensor};
 
 use crate::layers::Layer;
 use crate::solve::damped;
@@ -42,7 +43,9 @@ impl Rounded {
     /// The weights that the bytes stand for, of one block.
     pub(crate) fn weights(&self, block: usize) -> Mat<f64> {
         let (numbers, scales) = (&self.numbers[block], &self.scales[block]);
-        Mat::from_fn(numbers.nrows(), numbers.ncols(), |r, c| numbers[(r, c)] * scales[r])
+        Mat::from_fn(numbers.nrows(), numbers.ncols(), |r, c| {
+            numbers[(r, c)] * scales[r]
+        })
     }
 }
 
@@ -166,12 +169,7 @@ fn errors(target: &Mat<f64>, numbers: &Mat<f64>, scales: &[f64], gram: &Mat<f64>
 }
 
 /// Error feedback along the columns, those of the largest moments first.
-fn feed_back(
-    target: &Mat<f64>,
-    gram: &Mat<f64>,
-    scales: &[f64],
-    limit: f64,
-) -> Option<Mat<f64>> {
+fn feed_back(target: &Mat<f64>, gram: &Mat<f64>, scales: &[f64], limit: f64) -> Option<Mat<f64>> {
     let (rows, cols) = (target.nrows(), target.ncols());
     let mut order: Vec<usize> = (0..cols).collect();
     order.sort_by(|&a, &b| gram[(b, b)].total_cmp(&gram[(a, a)]).then(a.cmp(&b)));
@@ -259,13 +257,42 @@ pub(crate) fn pack(layer: &Layer, rounded: &Rounded, grid: Grid) -> super::emit:
     }
     let scales: Vec<f32> = match grid.per_channel {
         true => rounded.scales.iter().flatten().map(|&s| s as f32).collect(),
-        false => rounded.scales.iter().flatten().take(1).map(|&s| s as f32).collect(),
+        false => rounded
+            .scales
+            .iter()
+            .flatten()
+            .take(1)
+            .map(|&s| s as f32)
+            .collect(),
     };
     super::emit::Weight {
         bytes,
         scales,
         axis: layer.layout.output_axis as i64,
     }
+}
+
+/// A weight with a scale for each index of an axis, whatever the operator does with it.
+pub(crate) fn per_axis(tensor: &Tensor, axis: usize) -> Result<super::emit::Weight, PassError> {
+    let dims = tensor.dims();
+    let all = tensor.to_f64s().unwrap_or_default();
+    let count = dims.get(axis).copied().unwrap_or(1).max(1);
+    let inner: usize = dims.iter().skip(axis + 1).product::<usize>().max(1);
+    let place = |i: usize| i / inner % count;
+    let mut parts: Vec<Vec<(f64, f64)>> = vec![Vec::new(); count];
+    for (i, &w) in all.iter().enumerate() {
+        parts[place(i)].push((w, 1.0));
+    }
+    let scales: Vec<f64> = parts
+        .into_iter()
+        .map(|part| f64::from(best_scale(&[part], 127.0) as f32))
+        .collect();
+    let number = |(i, w): (usize, &f64)| clamp_round(w / scales[place(i)], 127.0) as i8;
+    Ok(super::emit::Weight {
+        bytes: all.iter().enumerate().map(number).collect(),
+        scales: scales.iter().map(|&s| s as f32).collect(),
+        axis: i64::try_from(axis).map_err(|e| PassError::Bug(e.to_string()))?,
+    })
 }
 
 #[cfg(test)]
@@ -290,7 +317,9 @@ mod tests {
         let w = noise(6, 20, 1);
         let x = noise(200, 20, 2);
         // All inputs share a part, as behind a Relu.
-        let x = Mat::from_fn(200, 20, |r, c| x[(r, c)] * 0.3 + 1.0 + (r as f64 * 0.7).sin() * 0.5);
+        let x = Mat::from_fn(200, 20, |r, c| {
+            x[(r, c)] * 0.3 + 1.0 + (r as f64 * 0.7).sin() * 0.5
+        });
         let gram = x.transpose() * &x;
         let limit = 7.0;
         let grid = Grid { limit, ..GRID };
@@ -301,7 +330,11 @@ mod tests {
         learned(&w, &gram, &mut numbers, &rounded.scales[0], limit);
         let after = error(&numbers);
         assert!(after < 0.2 * before, "{after} of {before}");
-        assert!(numbers.col_iter().all(|c| c.iter().all(|n| n.fract() == 0.0 && n.abs() <= limit)));
+        assert!(
+            numbers
+                .col_iter()
+                .all(|c| c.iter().all(|n| n.fract() == 0.0 && n.abs() <= limit))
+        );
     }
 
     #[test]
@@ -311,7 +344,12 @@ mod tests {
         let largest = (0..400).map(|c| w[(0, c)].abs()).fold(0.0, f64::max);
         assert!(whole.scales[0][0] <= largest / 127.0 * 1.0001);
         w[(0, 0)] = 2.0 * largest;
-        let cut = nearest(std::slice::from_ref(&w), None, Grid { limit: 7.0, ..GRID }, &[]);
+        let cut = nearest(
+            std::slice::from_ref(&w),
+            None,
+            Grid { limit: 7.0, ..GRID },
+            &[],
+        );
         assert!(cut.scales[0][0] < 2.0 * largest / 7.0);
     }
 
@@ -326,7 +364,10 @@ mod tests {
     #[test]
     fn one_scale_for_all_rows_when_asked() {
         let w = noise(3, 8, 4);
-        let grid = Grid { per_channel: false, ..GRID };
+        let grid = Grid {
+            per_channel: false,
+            ..GRID
+        };
         let r = nearest(&[w.clone(), noise(3, 8, 5)], None, grid, &[]);
         let first = r.scales[0][0];
         assert!(r.scales.iter().flatten().all(|s| *s == first));
