@@ -106,9 +106,11 @@ pub struct Options {
     /// the default), `min-max`, `percentile` or `entropy`. All come from the same histograms.
     #[schemars(extend("x-scope" = "pass"))]
     pub calibration: Calibration,
-    /// Scale channels between layers before quantization, which costs nothing later.
+    /// Scale channels between layers before quantization, which costs nothing later. By default
+    /// where weights have one scale each; with a scale for each channel there is little to gain,
+    /// and channels that were rarely active in calibration may saturate.
     #[schemars(extend("x-scope" = "pass"))]
-    pub equalize: bool,
+    pub equalize: Option<bool>,
     /// Take out the shift of the means that quantization makes.
     #[schemars(extend("x-scope" = "pass"))]
     pub correct_bias: bool,
@@ -147,7 +149,7 @@ impl Default for Options {
             weights: None,
             activations: None,
             calibration: Calibration::default(),
-            equalize: true,
+            equalize: None,
             correct_bias: true,
             rounding: Rounding::default(),
             reduce_range: None,

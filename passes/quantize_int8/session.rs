@@ -56,7 +56,8 @@ pub(crate) fn quantize(
         return Ok(Changed::No);
     }
     let whole = options.whole();
-    if whole.equalize {
+    let by_default = profile.weights == Granularity::PerTensor;
+    if whole.equalize.unwrap_or(by_default) {
         let learned = whole.rounding == Rounding::Learned;
         equalize(cx, &mut copy, &candidates, grid(profile), learned)?;
     }
