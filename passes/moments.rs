@@ -586,7 +586,9 @@ mod tests {
         let data = Samples::of(inputs.iter().cloned());
         let mut cache = AnalysisCache::new();
         let mut cx = PassContext::new(&mut cache);
-        (cx.engine, cx.data, cx.threads) = (Some(&Echo), Some(&data), 2);
+        cx.engine = Some(&Echo);
+        cx.data = Some(&data);
+        cx.threads = 2;
         let job = Job {
             layer: &layer,
             reference: Some(&layer),
@@ -722,7 +724,8 @@ mod tests {
             "{error}"
         );
         let data = Samples::of([vec![ramp(&[1, 4], 0)]]);
-        (cx.engine, cx.data) = (Some(&Echo), Some(&data));
+        cx.engine = Some(&Echo);
+        cx.data = Some(&data);
         // This engine can't run the model at all.
         assert!(collect(&cx, &model, None, &[job], Budget::DEFAULT).is_err());
     }
