@@ -44,6 +44,9 @@ pub mod merge_reshapes;
 pub mod merge_slices;
 pub mod merge_transposes;
 pub mod prune_weights;
+pub mod quantize_dynamic;
+pub mod quantize_int8;
+pub mod quantize_weights;
 pub mod recover;
 pub mod recover_activations;
 pub mod recover_normalizations;
@@ -79,6 +82,9 @@ pub fn builtin() -> Registry {
         .with::<merge_slices::MergeSlices>()
         .with::<merge_transposes::MergeTransposes>()
         .with::<prune_weights::PruneWeights>()
+        .with::<quantize_dynamic::QuantizeDynamic>()
+        .with::<quantize_int8::QuantizeInt8>()
+        .with::<quantize_weights::QuantizeWeights>()
         .with::<recover_activations::RecoverActivations>()
         .with::<recover_normalizations::RecoverNormalizations>()
         .with::<recover_reductions::RecoverReductions>()

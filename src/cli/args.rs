@@ -111,6 +111,9 @@ pub(super) struct Optimize {
     /// A pass to run after the recipe, with options; may be given again
     #[arg(long = "pass", value_name = "NAME[:key=value,...]")]
     pub(super) passes: Vec<String>,
+    /// The engine that passes rewrite for: onnxruntime, tract, generic or a profile file
+    #[arg(long, value_name = "NAME|FILE.yaml")]
+    pub(super) target: Option<String>,
     /// Calibration data: an .npz with one array per input, first axis samples
     #[arg(long, value_name = "FILE.npz")]
     pub(super) data: Option<PathBuf>,

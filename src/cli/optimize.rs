@@ -133,6 +133,12 @@ fn recipe(registry: &Registry, args: &Optimize) -> anyhow::Result<Recipe> {
     for text in &args.passes {
         pipeline::push_short(&mut recipe, text, registry)?;
     }
+    if let Some(target) = &args.target
+        && recipe.set_target(target, registry)? == 0
+    {
+        let why = format!("--target {target}: no pass of the recipe has a target to set");
+        return Err(failure(Exit::Usage, why));
+    }
     Ok(recipe)
 }
 

@@ -2,6 +2,7 @@
 //! knows serde_yaml.
 
 mod short;
+mod target;
 mod yaml;
 
 use std::path::{Path, PathBuf};
@@ -139,6 +140,16 @@ impl Recipe {
         }
     }
 
+    /// Sets the target of every pass that has one and says nothing else of it: the name of a
+    /// built-in profile or a profile file. Returns how many passes got it.
+    pub fn set_target(&mut self, target: &str, registry: &Registry) -> Result<usize, RecipeError> {
+        let value = target::read(&Json::String(target.to_owned()))?;
+        match self.json.get_mut("passes") {
+            Some(steps) => target::set(steps, registry, Some(&value)),
+            None => Ok(0),
+        }
+    }
+
     /// What the recipe says of itself.
     pub fn description(&self) -> &str {
         self.json
@@ -160,7 +171,11 @@ impl Recipe {
                 reason: e.to_string(),
             })
         };
-        recipe::from_json(&self.json, registry, &read).map_err(|source| RecipeError::Options {
+        let mut json = self.json.clone();
+        if let Some(steps) = json.get_mut("passes") {
+            target::set(steps, registry, None)?;
+        }
+        recipe::from_json(&json, registry, &read).map_err(|source| RecipeError::Options {
             origin: self.origin.clone(),
             source,
         })
@@ -183,10 +198,11 @@ pub fn recipe_of(steps: &[(String, Map<String, Json>)]) -> Recipe {
 
 /// Appends a pass in the short form `name[:key=value,...]` to a recipe.
 pub fn push_short(recipe: &mut Recipe, text: &str, registry: &Registry) -> Result<(), RecipeError> {
-    let (name, options) = parse_pass(text).map_err(|reason| RecipeError::Short {
+    let (name, mut options) = parse_pass(text).map_err(|reason| RecipeError::Short {
         text: text.to_owned(),
         reason,
     })?;
+    target::resolve(registry, &name, &mut options)?;
     recipe::pass("", &name, options.clone(), registry).map_err(|source| RecipeError::Options {
         origin: format!("--pass {text}"),
         source,

@@ -8,6 +8,7 @@ mod interrupt;
 mod look;
 mod names;
 mod optimize;
+mod quantize;
 mod recipes;
 
 use std::io::Write;

@@ -1,0 +1,216 @@
+//! `quantize-int8`: activations and weights of linear operators become bytes, after calibration
+//! on data (static quantization, QDQ form).
+//!
+//! ```text
+//! before   y = Conv (x, w, b)          after   xq = QuantizeLinear (x, sx, zx)
+//!          z = Clip (y, zero, six)             xd = DequantizeLinear (xq, sx, zx)
+//!                                              wd = DequantizeLinear <axis = 0> (w_int8, sw, zw)
+//!                                              bd = DequantizeLinear <axis = 0> (b_int32, sb, zb)
+//!                                              y = Conv (xd, wd, bd)
+//!                                              z = Clip (y, zero, six)
+//!                                              zq = QuantizeLinear (z, sz, zz) ...
+//! ```
+//!
+//! What is quantized, and how, is said by a target profile (see `profile`): the operators that
+//! its engine runs in integers, what is one with them, what hands bytes on, and what stays float.
+//! A value without a constant weight beside it, a Softmax or a shape computation is never
+//! quantized. Weights are signed and symmetric, with a scale for each output channel; activations
+//! are unsigned with a zero point.
+//!
+//! How accuracy is kept, without training:
+//! - ranges of activations have the least squared error over what was seen (`calibration`);
+//! - `equalize` scales channels between two layers so that weights and activations lose least
+//!   together (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
+//!   Correction", 2019);
+//! - `rounding: learned` refits and rounds weights on the second moments of their quantized
+//!   inputs (see `weights`);
+//! - `correct-bias` takes out the shift of the means that quantization makes;
+//! - `min-sqnr-db` and `max-accuracy-drop` keep the layers float that hurt most, by measurement.
+//!
+//! Left alone, with a remark each: layers whose weight is not constant (`no-constant-weight`), that
+//! are `small`, `depthwise` or of `few-rows` where the profile says so, weights that something else
+//! takes (`shared`), and models that hold QuantizeLinear already (`quantized`).
+
+mod calibrate;
+mod emit;
+mod equalize;
+mod histogram;
+mod placement;
+mod profile;
+mod ranges;
+mod search;
+mod session;
+#[cfg(test)]
+mod tests;
+mod weights;
+
+use std::path::PathBuf;
+
+use paring_ir::{
+    Changed, Effect, Model, OptionError, OptionSet, Pass, PassContext, PassError, PassInfo,
+};
+
+pub(crate) use emit::Weight as StoredWeight;
+pub use histogram::Histogram;
+pub use profile::{
+    ActivationType, BiasForm, Granularity, JoinRule, LayerRule, OutputForm, PROFILES, Profile,
+    Target,
+};
+pub use ranges::{Calibration, Parameters};
+pub(crate) use session::raised;
+pub(crate) use weights::{Grid, learned, nearest, pack, per_axis};
+
+/// See the text at the top of the file.
+#[derive(Debug)]
+pub struct QuantizeInt8 {
+    options: OptionSet<Options>,
+    profile: Profile,
+}
+
+/// How weights become whole numbers.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rounding {
+    /// The numbers that change the layer's outputs least, found with second moments of its inputs.
+    #[default]
+    Learned,
+    /// The nearest number.
+    Nearest,
+}
+
+/// What is quantized, and how.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Options {
+    /// The engine that the model is for: `onnxruntime`, `tract`, `generic`, a profile file that
+    /// ends in .yaml, or a profile written out.
+    #[schemars(extend("x-scope" = "pass", "x-target" = true))]
+    pub target: Target,
+    /// Scales of weights: `per-channel` or `per-tensor`; by default as the target wants.
+    #[schemars(extend("x-scope" = "pass"))]
+    pub weights: Option<Granularity>,
+    /// The element type of activations: `u8` or `s8`; by default as the target wants.
+    #[schemars(extend("x-scope" = "pass"))]
+    pub activations: Option<ActivationType>,
+    /// How the ranges of activations are found: `mse` (the most accurate on real models, and so
+    /// the default), `min-max`, `percentile` or `entropy`. All come from the same histograms.
+    #[schemars(extend("x-scope" = "pass"))]
+    pub calibration: Calibration,
+    /// Scale channels between layers before quantization, which costs nothing later. By default
+    /// where weights have one scale each; with a scale for each channel there is little to gain,
+    /// and channels that were rarely active in calibration may saturate.
+    #[schemars(extend("x-scope" = "pass"))]
+    pub equalize: Option<bool>,
+    /// Take out the shift of the means that quantization makes.
+    #[schemars(extend("x-scope" = "pass"))]
+    pub correct_bias: bool,
+    /// How weights are rounded: `learned` or `nearest`.
+    #[schemars(extend("x-scope" = "pass"))]
+    pub rounding: Rounding,
+    /// Give weights 7 bits, against saturation on x86 before VNNI; by default as the target wants.
+    #[schemars(extend("x-scope" = "pass"))]
+    pub reduce_range: Option<bool>,
+    /// Layers of fewer weights stay float: the bytes saved are few, and the error is not.
+    #[schemars(extend("x-scope" = "pass"))]
+    pub min_elements: usize,
+    /// Samples that the ranges are found on; by default all.
+    #[schemars(extend("x-scope" = "pass"))]
+    pub samples: Option<usize>,
+    /// A JSON file that keeps what was seen of the activations. When it is there and about the
+    /// same model, calibration does not run again.
+    #[schemars(extend("x-scope" = "pass"))]
+    pub calibration_file: Option<PathBuf>,
+    /// Measure how much each layer hurts, and say so in the order of that.
+    #[schemars(extend("x-scope" = "pass"))]
+    pub sensitivity: bool,
+    /// Keep the layers float that hurt most until the outputs have this SQNR, in dB.
+    #[schemars(extend("x-scope" = "pass"))]
+    pub min_sqnr_db: Option<f64>,
+    /// Keep the layers float that hurt most until no more than this many points of top-1 accuracy
+    /// are lost on the calibration data, which then wants labels.
+    #[schemars(extend("x-scope" = "pass"))]
+    pub max_accuracy_drop: Option<f64>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            target: Target::default(),
+            weights: None,
+            activations: None,
+            calibration: Calibration::default(),
+            equalize: None,
+            correct_bias: true,
+            rounding: Rounding::default(),
+            reduce_range: None,
+            min_elements: 512,
+            samples: None,
+            calibration_file: None,
+            sensitivity: false,
+            min_sqnr_db: None,
+            max_accuracy_drop: None,
+        }
+    }
+}
+
+impl Pass for QuantizeInt8 {
+    const INFO: PassInfo = PassInfo::new(
+        "quantize-int8",
+        "Quantize activations and weights of linear operators to 8 bits, calibrated on data",
+        Effect::Lossy,
+    )
+    .runs_first(&[
+        "inline-functions",
+        "lift-constants",
+        "fold-constants",
+        "simplify-shapes",
+        "eliminate-identities",
+        "merge-casts",
+        "merge-reshapes",
+        "merge-pads",
+        "recover-normalizations",
+        "recover-activations",
+        "recover-reductions",
+        "merge-clips",
+        "fold-batch-norm",
+        "fold-affine",
+        "fold-pad",
+        "fuse-gemm",
+        "eliminate-dead-code",
+    ]);
+    type Options = Options;
+
+    fn new(options: OptionSet<Options>) -> Result<Self, OptionError> {
+        let whole = options.whole();
+        let mut profile = whole.target.profile(Self::INFO.name)?;
+        profile.weights = whole.weights.unwrap_or(profile.weights);
+        profile.activations = whole.activations.unwrap_or(profile.activations);
+        profile.reduce_range = whole.reduce_range.unwrap_or(profile.reduce_range);
+        for (key, limit) in [
+            ("min-sqnr-db", whole.min_sqnr_db),
+            ("max-accuracy-drop", whole.max_accuracy_drop),
+        ] {
+            if limit.is_some_and(|l| !l.is_finite()) {
+                return Err(OptionError::Invalid {
+                    path: format!("quantize-int8.{key}"),
+                    reason: "expected a finite number".to_owned(),
+                });
+            }
+        }
+        Ok(QuantizeInt8 { options, profile })
+    }
+
+    fn run(&self, model: &mut Model, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {
+        session::quantize(&self.options, &self.profile, model, cx)
+    }
+}
