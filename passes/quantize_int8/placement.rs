@@ -118,8 +118,9 @@ fn candidate(
     if graph.tensor(input).is_some() {
         return refuse("constant-input", "both operands are constant");
     }
-    if layer.len() < least_elements {
-        let why = format!("{} weights are fewer than min-elements", layer.len());
+    let least = least_elements.max(rule.min_elements);
+    if layer.len() < least {
+        let why = format!("{} weights are fewer than {least}", layer.len());
         return Err(("small", why));
     }
     if layer.is_depthwise() && !rule.depthwise {

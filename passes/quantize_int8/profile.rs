@@ -101,6 +101,8 @@ pub struct LayerRule {
     pub fuses: Vec<String>,
     /// Whether depthwise convolutions are quantized.
     pub depthwise: bool,
+    /// Weights of fewer elements stay float: the engine gains less by bytes than they cost.
+    pub min_elements: usize,
     /// Products of fewer rows stay float. Rows that are not known count as many.
     pub min_rows: usize,
 }
@@ -111,6 +113,7 @@ impl Default for LayerRule {
             output: OutputForm::Quantized,
             fuses: Vec::new(),
             depthwise: true,
+            min_elements: 0,
             min_rows: 0,
         }
     }

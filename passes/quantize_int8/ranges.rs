@@ -330,8 +330,8 @@ mod tests {
             Calibration::Mse,
         ] {
             let (low, high) = ends(m);
-            assert!((-8.0..-2.0).contains(&low), "{m:?} {low}");
-            assert!((2.0..8.0).contains(&high), "{m:?} {high}");
+            assert!((-8.0..-0.5).contains(&low), "{m:?} {low}");
+            assert!((0.5..8.0).contains(&high), "{m:?} {high}");
         }
     }
 
