@@ -11,14 +11,9 @@ use super::{ActivationType, Parameters, Profile, QuantizeInt8, Target, emit};
 use crate::testing::{Echo, Samples, parse, refused};
 
 fn profile(name: &str) -> Profile {
-    let mut profile = Target::Name(name.to_owned())
+    Target::Name(name.to_owned())
         .profile("quantize-int8")
-        .unwrap();
-    // The models of these tests are small.
-    for rule in profile.layers.values_mut() {
-        rule.min_elements = 0;
-    }
-    profile
+        .unwrap()
 }
 
 /// What is quantized where, with a scale of 1 and a zero point of 0 everywhere; weights stay.
@@ -67,6 +62,23 @@ fn a_convolution_and_its_clip_are_never_split() {
     assert_eq!(takes(&model, "b"), ["a", "low", "high"]);
     assert_eq!(takes(&model, "c"), ["b_dequantized", "v"]);
     assert_eq!(takes(&model, "z"), ["c_dequantized"]);
+}
+
+#[test]
+fn no_convolution_between_bytes_is_left_to_the_engine() {
+    let text = r#"<opset_import: ["": 18]> g (float[1,2,4,4] x) => (float[1,4,4,4] z)
+        <float[2,2,1,1] w = random(1), float[2,1,1,1] d = random(2), float[4,2,1,1] v = random(3)> {
+            a = Conv (x, w)
+            b = Conv <group: int = 2> (a, d)
+            z = Conv (b, v)
+        }"#;
+    let model = parse(text);
+    let count = |name: &str| {
+        let found = candidates(&model.graph, &profile(name), 4, &|_, _| None).unwrap();
+        (found.0.len(), found.1.len())
+    };
+    assert_eq!(count("onnxruntime"), (3, 0));
+    assert_eq!(count("generic"), (2, 1));
 }
 
 #[test]
