@@ -30,7 +30,7 @@ use paring_ir::{
 
 use crate::layers::{Layer, layers_of};
 use crate::moments::{Budget, Job, Moments, collect};
-use crate::quantize_int8::{Granularity, Grid, learned, nearest, pack, raised};
+use crate::quantize_int8::{Granularity, Grid, damping, learned, nearest, pack, raised};
 
 /// See the text at the top of the file.
 #[derive(Debug)]
@@ -193,7 +193,7 @@ impl QuantizeDynamic {
         let w = graph.add_constant(&format!("{name}_quantized"), bytes)?;
         graph.set_tensor_sources(w, &[layer.weight])?;
         let ws = graph.add_constant(&format!("{name}_scale"), scales)?;
-        let mut add = |graph: &mut Graph, new: NewOp, hint: &str| -> Result<ValueId, PassError> {
+        let add = |graph: &mut Graph, new: NewOp, hint: &str| -> Result<ValueId, PassError> {
             let new = new.from([op]).beside(op).output(format!("{label}_{hint}"));
             let made = graph.add_op(new)?;
             let out = graph.op(made).output(0);
@@ -240,6 +240,7 @@ fn weight(
             &mut rounded.numbers[0],
             &rounded.scales[0],
             grid.limit,
+            damping(m.count, layer.cols),
         );
     }
     let packed = pack(layer, &rounded, grid);

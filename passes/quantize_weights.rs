@@ -26,7 +26,7 @@ use paring_ir::{
 
 use crate::layers::{Layer, layers};
 use crate::moments::{Budget, Job, Moments, collect, moments_bytes};
-use crate::quantize_int8::{Grid, StoredWeight, learned, nearest, pack, per_axis, raised};
+use crate::quantize_int8::{Grid, StoredWeight, damping, learned, nearest, pack, per_axis, raised};
 
 /// See the text at the top of the file.
 #[derive(Debug)]
@@ -248,6 +248,7 @@ fn stored(
                 &mut rounded.numbers[b],
                 &rounded.scales[b],
                 grid.limit,
+                damping(m.count, layer.cols),
             );
         }
     }

@@ -58,7 +58,7 @@ pub use profile::{
 };
 pub use ranges::{Calibration, Parameters};
 pub(crate) use session::raised;
-pub(crate) use weights::{Grid, learned, nearest, pack, per_axis};
+pub(crate) use weights::{Grid, damping, learned, nearest, pack, per_axis};
 
 /// See the text at the top of the file.
 #[derive(Debug)]

@@ -68,12 +68,23 @@ pub(crate) fn candidates(
     rows: &dyn Fn(&Graph, &Layer) -> Option<usize>,
 ) -> Result<(Vec<Placed>, Vec<Left>), PassError> {
     let (mut placed, mut left) = (Vec::new(), Vec::new());
+    let mut bytes: BTreeSet<ValueId> = BTreeSet::new();
     for op in graph.topological_order()? {
         let Some(rule) = rule(graph, op, profile) else {
             continue;
         };
-        match candidate(graph, op, rule, least_elements, rows) {
-            Ok(p) => placed.push(p),
+        let between =
+            rule.always_between_bytes && graph.op(op).input(0).is_some_and(|v| bytes.contains(&v));
+        let least = if between { 0 } else { least_elements };
+        match candidate(graph, op, rule, least, rows) {
+            Ok(p) => {
+                if p.gives_bytes {
+                    bytes.insert(p.end);
+                }
+                // What it takes is quantized for it.
+                bytes.insert(p.input);
+                placed.push(p);
+            }
             Err((code, message)) => left.push(Left { op, code, message }),
         }
     }

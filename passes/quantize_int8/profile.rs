@@ -101,6 +101,9 @@ pub struct LayerRule {
     pub fuses: Vec<String>,
     /// Whether depthwise convolutions are quantized.
     pub depthwise: bool,
+    /// Whether an operator between quantized values is quantized however small it is: the engine
+    /// would do it itself, with one scale and the nearest numbers.
+    pub always_between_bytes: bool,
     /// Products of fewer rows stay float. Rows that are not known count as many.
     pub min_rows: usize,
 }
@@ -111,6 +114,7 @@ impl Default for LayerRule {
             output: OutputForm::Quantized,
             fuses: Vec::new(),
             depthwise: true,
+            always_between_bytes: false,
             min_rows: 0,
         }
     }

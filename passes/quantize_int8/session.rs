@@ -21,7 +21,7 @@ use super::placement::{self, Placed, Placement};
 use super::profile::{BiasForm, Granularity, Profile};
 use super::ranges::{Parameters, Wanted, parameters};
 use super::search::{Builder, Limits, Meter, keep_float, rank};
-use super::weights::{Grid, Rounded, learned, nearest, pack};
+use super::weights::{Grid, Rounded, damping, learned, nearest, pack};
 use super::{Options, Rounding, emit};
 
 /// Samples that second moments are gathered over: more change the weights little.
@@ -30,8 +30,6 @@ const MOMENT_SAMPLES: usize = 128;
 const MOMENT_BYTES: usize = 48 << 20;
 /// Samples that a limit on accuracy is checked on while layers are chosen.
 const ACCURACY_SAMPLES: usize = 512;
-/// What the refit holds on to the float weights, by the mean of the diagonal.
-const REFIT_DAMPING: f64 = 0.01;
 
 /// Quantizes a model; see the module above.
 pub(crate) fn quantize(
@@ -575,7 +573,7 @@ impl<'a> Session<'a> {
             target: weights[b].as_ref(),
             present: weights[b].as_ref(),
             bias: has_bias,
-            damping: REFIT_DAMPING,
+            damping: damping(m.count, layer.cols),
         };
         let learn = whole.rounding == Rounding::Learned;
         let target: Vec<Mat<f64>> = (0..layer.blocks)
@@ -594,6 +592,7 @@ impl<'a> Session<'a> {
                     &mut rounded.numbers[b],
                     &rounded.scales[b],
                     grid.limit,
+                    damping(m.count, layer.cols),
                 );
             }
         }

@@ -65,6 +65,23 @@ fn a_convolution_and_its_clip_are_never_split() {
 }
 
 #[test]
+fn no_convolution_between_bytes_is_left_to_the_engine() {
+    let text = r#"<opset_import: ["": 18]> g (float[1,2,4,4] x) => (float[1,4,4,4] z)
+        <float[2,2,1,1] w = random(1), float[2,1,1,1] d = random(2), float[4,2,1,1] v = random(3)> {
+            a = Conv (x, w)
+            b = Conv <group: int = 2> (a, d)
+            z = Conv (b, v)
+        }"#;
+    let model = parse(text);
+    let count = |name: &str| {
+        let found = candidates(&model.graph, &profile(name), 4, &|_, _| None).unwrap();
+        (found.0.len(), found.1.len())
+    };
+    assert_eq!(count("onnxruntime"), (3, 0));
+    assert_eq!(count("generic"), (2, 1));
+}
+
+#[test]
 fn sums_between_layers_take_and_make_bytes() {
     let (model, names, _) = placed(
         &profile("onnxruntime"),
@@ -143,7 +160,8 @@ fn quantized(options: &str, before: &str, samples: Vec<Vec<Tensor>>) -> Model {
     let data = Samples::of(samples);
     let mut cache = AnalysisCache::new();
     let mut cx = PassContext::new(&mut cache);
-    (cx.engine, cx.data) = (Some(&Echo), Some(&data));
+    cx.engine = Some(&Echo);
+    cx.data = Some(&data);
     let changed = pass.run(&mut model, &mut cx).unwrap();
     assert_eq!(changed, Changed::Yes);
     verify::verify(&model).unwrap();
@@ -194,7 +212,7 @@ fn old_opsets_are_upgraded_before_weights_get_scales_by_channel() {
 #[test]
 fn a_shared_weight_is_stored_once() {
     let x = Tensor::from_vec([1, 2], vec![0.5f32, 1.0]).unwrap();
-    let before = r#"<opset_import: ["": 18]> g (float[1,2] x, float[1,2] z) => (y, u) <float[2,2] w = {1, 2, 3, 4}> { y = MatMul (x, w) u = MatMul (z, w) }"#;
+    let before = r#"<opset_import: ["": 18]> g (float[1,2] x, float[1,2] z) => (float[1,2] y, float[1,2] u) <float[2,2] w = {1, 2, 3, 4}> { y = MatMul (x, w) u = MatMul (z, w) }"#;
     let model = quantized(PLAIN, before, vec![vec![x.clone(), x]]);
     let g = &model.graph;
     let weights = g

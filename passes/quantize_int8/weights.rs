@@ -31,9 +31,13 @@ pub(crate) struct Rounded {
     pub(crate) scales: Vec<Vec<f64>>,
 }
 
-/// The share of the mean diagonal that is added before error feedback: what the data says little
-/// about is not trusted to make up for errors elsewhere.
-const DAMPING: f64 = 0.01;
+/// The share of the mean diagonal that is added to moments of so many columns: what the data says
+/// little about is not trusted to make up for errors elsewhere. Few columns say little about many
+/// inputs.
+pub(crate) fn damping(count: u64, inputs: usize) -> f64 {
+    0.01 + 0.1 * inputs as f64 / (count as f64).max(1.0)
+}
+
 /// Rounds of moving byte by byte.
 const SWEEPS: usize = 4;
 /// The least scale: weights that are all zero have one too.
@@ -143,8 +147,9 @@ pub(crate) fn learned(
     numbers: &mut Mat<f64>,
     scales: &[f64],
     limit: f64,
+    damping: f64,
 ) {
-    let regular = damped(gram.as_ref(), DAMPING);
+    let regular = damped(gram.as_ref(), damping);
     let before = errors(target, numbers, scales, &regular);
     if let Some(fed_back) = feed_back(target, &regular, scales, limit) {
         let after = errors(target, &fed_back, scales, &regular);
@@ -327,7 +332,7 @@ mod tests {
         let mut numbers = rounded.numbers[0].clone();
         let error = |n: &Mat<f64>| errors(&w, n, &rounded.scales[0], &gram).iter().sum::<f64>();
         let before = error(&numbers);
-        learned(&w, &gram, &mut numbers, &rounded.scales[0], limit);
+        learned(&w, &gram, &mut numbers, &rounded.scales[0], limit, 0.01);
         let after = error(&numbers);
         assert!(after < 0.2 * before, "{after} of {before}");
         assert!(
