@@ -17,6 +17,10 @@ pub struct Inspection {
     pub cost: ModelCost,
     /// Bytes of the model's file and of its side files; absent when it was never in one.
     pub file_bytes: Option<u64>,
+    /// Bytes of the model, its weights inside, compressed by zstd at its default level: what a
+    /// download takes. Only told of rewrites that change weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zstd_bytes: Option<u64>,
     /// The share of parameters that are zero, where zeros were counted.
     pub sparsity: Option<f64>,
     /// The shapes that multiply-accumulates were counted with, of the inputs whose shapes are open.
@@ -152,6 +156,7 @@ fn inspect_with(
     Inspection {
         cost,
         file_bytes,
+        zstd_bytes: None,
         sparsity,
         macs_shapes: options.shapes.input_shapes.clone(),
     }

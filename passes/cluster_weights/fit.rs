@@ -131,7 +131,11 @@ impl Coded {
                 codes.iter().map(move |&code| {
                     let x = book[usize::from(code)];
                     // Products of two floats are exact in double precision, so this rounds once.
-                    if scaled { round(self.dtype, x * scale) } else { x }
+                    if scaled {
+                        round(self.dtype, x * scale)
+                    } else {
+                        x
+                    }
                 })
             })
             .collect()
@@ -190,7 +194,12 @@ impl Importance {
 }
 
 /// A weight whose codebooks hold every value that it has, so that nothing is lost.
-pub(super) fn exact(values: &[f64], width: usize, dtype: DType, settings: Settings) -> Option<Coded> {
+pub(super) fn exact(
+    values: &[f64],
+    width: usize,
+    dtype: DType,
+    settings: Settings,
+) -> Option<Coded> {
     let mut books = Vec::new();
     for group in values.chunks(group_len(width, settings)) {
         let mut seen = HashSet::new();
@@ -231,9 +240,12 @@ pub(super) fn fit(
     settings: Settings,
 ) -> Result<Coded, PassError> {
     let channels = values.len() / width.max(1);
-    let mut scales = settings
-        .scales
-        .then(|| values.chunks(width.max(1)).map(root_mean_square).collect::<Vec<f64>>());
+    let mut scales = settings.scales.then(|| {
+        values
+            .chunks(width.max(1))
+            .map(root_mean_square)
+            .collect::<Vec<f64>>()
+    });
     // Rough codebooks are enough to find scales.
     let rounds = if settings.scales { 3 } else { 1 };
     let mut coded = None;
@@ -371,7 +383,11 @@ fn rescaled(coded: &Coded, values: &[f64], importance: &Importance, old: &[f64])
             square += w * q * q;
         }
         let scale = dot / square;
-        if scale.is_finite() && scale > 1e-30 { scale } else { old[c] }
+        if scale.is_finite() && scale > 1e-30 {
+            scale
+        } else {
+            old[c]
+        }
     });
     fitted.collect()
 }
@@ -413,7 +429,12 @@ mod tests {
         let values = [0.0, 1.0, 1.1, 0.0, -3.0, 0.0];
         let coded = fit(&values, 6, DType::F64, &Importance::default(), PLAIN).unwrap();
         let decoded = coded.decoded();
-        assert!(values.iter().zip(&decoded).all(|(x, d)| (*x == 0.0) == (*d == 0.0) || *d == 0.0));
+        assert!(
+            values
+                .iter()
+                .zip(&decoded)
+                .all(|(x, d)| (*x == 0.0) == (*d == 0.0) || *d == 0.0)
+        );
         assert_eq!(coded.books[0].len(), 2);
     }
 
@@ -432,7 +453,11 @@ mod tests {
         let error = |s: Settings| {
             let coded = fit(&scaled, 64, DType::F32, &Importance::default(), s).unwrap();
             let small = coded.decoded();
-            let off = small.iter().zip(&scaled).take(64).map(|(a, b)| (a - b).powi(2));
+            let off = small
+                .iter()
+                .zip(&scaled)
+                .take(64)
+                .map(|(a, b)| (a - b).powi(2));
             off.sum::<f64>()
         };
         let with = error(settings);

@@ -44,9 +44,7 @@ impl Points {
     /// Points of sorted numbers: equal ones together, and neighbours too where there are more
     /// than `max` distinct ones.
     fn of(numbers: &[Weighted], max: usize) -> Points {
-        let distinct = numbers
-            .chunk_by(|a, b| a.0 == b.0)
-            .count();
+        let distinct = numbers.chunk_by(|a, b| a.0 == b.0).count();
         let per_bin = distinct.div_ceil(max.max(1)).max(1);
         let total: f64 = numbers.iter().map(|n| f64::from(n.1)).sum();
         let first: f64 = numbers
@@ -280,7 +278,9 @@ mod tests {
             let mut numbers = noise(20 + 7 * seed as usize, seed + 1);
             if seed % 3 == 0 {
                 // Many equal distances and equal numbers: many paths cost the same.
-                numbers.iter_mut().for_each(|n| *n = ((n.0 * 8.0).round(), 1.0));
+                numbers
+                    .iter_mut()
+                    .for_each(|n| *n = ((n.0 * 8.0).round(), 1.0));
             }
             numbers.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
             let points = Points::of(&numbers, MAX_POINTS);

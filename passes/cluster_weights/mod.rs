@@ -91,7 +91,9 @@ pub struct Options {
 }
 
 /// Which weights share a codebook.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 #[serde(untagged)]
 pub enum Group {
     /// All of a tensor.
@@ -101,7 +103,9 @@ pub enum Group {
 }
 
 /// All of a tensor.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Whole {
     /// One codebook for the tensor.
@@ -182,7 +186,10 @@ impl Pass for ClusterWeights {
 
     fn new(options: OptionSet<Options>) -> Result<Self, OptionError> {
         let whole = options.whole();
-        for (key, bits) in [("bits", whole.bits), ("sensitive-bits", whole.sensitive_bits)] {
+        for (key, bits) in [
+            ("bits", whole.bits),
+            ("sensitive-bits", whole.sensitive_bits),
+        ] {
             if !(1..=8).contains(&bits) {
                 return Err(OptionError::Invalid {
                     path: format!("{}.{key}", clustered::CLUSTER_WEIGHTS),
@@ -203,7 +210,10 @@ impl Pass for ClusterWeights {
             return Ok(());
         }
         Err(PassError::Precondition {
-            found: format!("the model speaks opset {}, and {what} needs {needs}", model.opset()),
+            found: format!(
+                "the model speaks opset {}, and {what} needs {needs}",
+                model.opset()
+            ),
             remedy: "run upgrade-opset first, or choose another form".to_owned(),
         })
     }
@@ -239,7 +249,8 @@ impl ClusterWeights {
         let total = plan.targets().count() as u64;
         cx.progress().start("clustering", total);
         let main = model.graph.id();
-        let with_data = cx.engine.is_some() && cx.data.is_some_and(|d: &dyn DataSource| !d.is_empty());
+        let with_data =
+            cx.engine.is_some() && cx.data.is_some_and(|d: &dyn DataSource| !d.is_empty());
         let reference = model.clone();
         let recover = self.options.whole().recover;
         let in_turn = |t: &Target| with_data && t.weight.graph() == main && t.is_observable();
@@ -284,8 +295,8 @@ fn stages<'s, 't>(
     rest.chunk_by_mut(move |a, b| {
         let next = b.moments_bytes(recover);
         bytes = bytes.saturating_add(a.moments_bytes(recover));
-        let together = bytes.saturating_add(next) <= MAX_MOMENTS
-            && (!recover || a.source() == b.source());
+        let together =
+            bytes.saturating_add(next) <= MAX_MOMENTS && (!recover || a.source() == b.source());
         if !together {
             bytes = 0;
         }
@@ -324,7 +335,10 @@ fn observe(
         if own.is_none() {
             let (code, why) = match small(target) {
                 true => ("no-moments", "the engine can't show what it multiplies"),
-                false => ("too-wide", "it has too many inputs to collect their second moments"),
+                false => (
+                    "too-wide",
+                    "it has too many inputs to collect their second moments",
+                ),
             };
             let text = format!("{why}; it is clustered without data");
             cx.missed(&model.graph, target.op, code, text);
@@ -427,34 +441,44 @@ struct Totals {
 
 impl Totals {
     fn text(&self) -> String {
-        let share = |after: usize, before: usize| after as f64 / before.max(1) as f64;
-        let mut out = String::new();
+        let mut out = Vec::new();
         if self.before > 0 {
-            out += &format!(
-                "{} weights take {} bytes instead of {} ({:.3})",
+            let share = self.after as f64 / self.before as f64;
+            out.push(format!(
+                "{} weights take {} instead of {}, {share:.3} of it: this pays in bytes, not in latency",
                 self.weights,
-                self.after,
-                self.before,
-                share(self.after, self.before)
-            );
-            out += "; this pays in bytes, not in latency";
+                bytes(self.after),
+                bytes(self.before)
+            ));
         }
         if self.expanded > 0 {
-            out += &format!(
-                "; loading expands {} of them to {} bytes in memory again, some time and up to twice that for a moment",
-                self.after, self.expanded
-            );
+            out.push(format!(
+                "codes are expanded when the model is loaded, to {} of memory again and for a moment up to twice as much",
+                bytes(self.expanded)
+            ));
+        }
+        if self.rows > 0 {
+            out.push(format!(
+                "of {} of embeddings only the rows that are looked up are expanded, at every run",
+                bytes(self.rows)
+            ));
         }
         if self.snapped > 0 {
-            if !out.is_empty() {
-                out += "; ";
-            }
-            out += &format!(
-                "{} bytes of weights were snapped in place: the file keeps its size and compresses better",
-                self.snapped
-            );
+            out.push(format!(
+                "{} of weights were snapped in place: the file keeps its size and compresses better",
+                bytes(self.snapped)
+            ));
         }
-        out
+        out.join("; ")
+    }
+}
+
+/// A number of bytes for people.
+fn bytes(n: usize) -> String {
+    match n {
+        0..10_000 => format!("{n} bytes"),
+        10_000..10_000_000 => format!("{:.0} kB", n as f64 / 1e3),
+        _ => format!("{:.1} MB", n as f64 / 1e6),
     }
 }
 
@@ -474,7 +498,8 @@ fn put(
         cx.check_cancelled()?;
         let Some(coded) = &target.coded else { continue };
         if target.unsolvable {
-            let text = "the second moments of its inputs can't be factorized; it is only weighed by them";
+            let text =
+                "the second moments of its inputs can't be factorized; it is only weighed by them";
             cx.missed(store.graph, target.op, "unsolvable", text);
         }
         if target.form == Form::Snap {
@@ -483,7 +508,12 @@ fn put(
         }
         let stored = target.stored_bytes(coded);
         let before = target.tensor.byte_len();
-        cx.applied(store.graph, target.op, "clustered", said(&target, coded, stored));
+        cx.applied(
+            store.graph,
+            target.op,
+            "clustered",
+            said(&target, coded, stored),
+        );
         totals.weights += 1;
         totals.before += before;
         totals.after += stored;
@@ -528,7 +558,12 @@ fn put_snapped(
 ) -> Result<(), PassError> {
     let tensor = target.decoded(coded)?;
     if tensor == target.tensor {
-        cx.missed(graph, target.op, "settled", "the weight has no more values than a codebook");
+        cx.missed(
+            graph,
+            target.op,
+            "settled",
+            "the weight has no more values than a codebook",
+        );
         return Ok(());
     }
     cx.applied(graph, target.op, "clustered", said(target, coded, 0));

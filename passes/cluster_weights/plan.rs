@@ -220,7 +220,10 @@ impl Planner<'_> {
         let Some(slot) = usual.filter(|&s| schema::weight_layout_at(o, s, 3).is_some()) else {
             return;
         };
-        let Some(v) = o.input(slot).filter(|v| layers.iter().all(|l| l.weight != *v)) else {
+        let Some(v) = o
+            .input(slot)
+            .filter(|v| layers.iter().all(|l| l.weight != *v))
+        else {
             return;
         };
         let value = graph.value(v);
@@ -282,7 +285,9 @@ impl Planner<'_> {
         let table = table_of(graph, op)?;
         let uses = graph.sorted_uses(weight);
         let is_lookup = |op: OpId| table_of(graph, op).is_some();
-        let only_rows = uses.iter().all(|u| u.port == Port::Input(0) && is_lookup(u.op));
+        let only_rows = uses
+            .iter()
+            .all(|u| u.port == Port::Input(0) && is_lookup(u.op));
         if !only_rows || !self.seen.insert(weight) {
             return None;
         }
@@ -331,19 +336,33 @@ impl Planner<'_> {
         cx: &mut PassContext<'_>,
     ) -> Option<Target> {
         let elements = target.tensor.len();
-        let finite = || target.tensor.to_f64s().is_some_and(|v| v.iter().all(|x| x.is_finite()));
+        let finite = || {
+            target
+                .tensor
+                .to_f64s()
+                .is_some_and(|v| v.iter().all(|x| x.is_finite()))
+        };
         let reason = if elements < options.min_elements {
             let least = options.min_elements;
-            ("small", format!("{elements} elements, fewer than min-elements ({least})"))
+            (
+                "small",
+                format!("{elements} elements, fewer than min-elements ({least})"),
+            )
         } else if graph.value(target.weight).is_output() {
             ("graph-output", "the weight is a graph output".to_owned())
         } else if target.form == Form::Snap && is_snapped(graph, target.weight) {
             ("settled", "the weight was snapped before".to_owned())
         } else if !target.gains() {
             let bytes = target.tensor.byte_len();
-            ("no-gain", format!("codes, codebooks and operators take no less than {bytes} bytes"))
+            (
+                "no-gain",
+                format!("codes, codebooks and operators take no less than {bytes} bytes"),
+            )
         } else if !finite() {
-            ("not-finite", "an element is infinite or not a number".to_owned())
+            (
+                "not-finite",
+                "an element is infinite or not a number".to_owned(),
+            )
         } else {
             return Some(target);
         };

@@ -147,9 +147,11 @@ fn block(task: &Task<'_>, reference: &[Mat<f64>], b: usize) -> Option<Block> {
     let central = Mat::from_fn(n, n, |i, j| raw[(i, j)] - off(i, j));
     let gram = damped(central.as_ref(), DAMPING);
     let target = match task.moments.reference {
-        Some(_) => refit(task, reference.get(b)?.as_ref())
-            .dense(task.moments, b)?
-            .weights,
+        Some(_) => {
+            refit(task, reference.get(b)?.as_ref())
+                .dense(task.moments, b)?
+                .weights
+        }
         None => reference.get(b)?.clone(),
     };
     let mut sequence: Vec<usize> = (0..n).collect();
@@ -237,7 +239,13 @@ impl<'a> Work<'a> {
             }
             importance.blocks.push(weights);
         }
-        fit::fit(&values, self.width, self.dtype(), &importance, self.task.settings)
+        fit::fit(
+            &values,
+            self.width,
+            self.dtype(),
+            &importance,
+            self.task.settings,
+        )
     }
 
     fn dtype(&self) -> DType {
@@ -360,12 +368,17 @@ impl<'a> Work<'a> {
         let fitted: Vec<(Vec<f64>, Vec<usize>)> = groups
             .into_par_iter()
             .map(|g| {
-                let book = self.fit_book(coded, g).unwrap_or_else(|| coded.books[g].clone());
+                let book = self
+                    .fit_book(coded, g)
+                    .unwrap_or_else(|| coded.books[g].clone());
                 let mut order: Vec<usize> = (0..book.len()).collect();
                 order.sort_by(|&i, &j| book[i].total_cmp(&book[j]));
                 let sorted = order.iter().map(|&i| book[i]).collect();
                 let mut places = vec![0; book.len()];
-                order.iter().enumerate().for_each(|(new, &old)| places[old] = new);
+                order
+                    .iter()
+                    .enumerate()
+                    .for_each(|(new, &old)| places[old] = new);
                 (sorted, places)
             })
             .collect();
@@ -415,13 +428,7 @@ impl<'a> Work<'a> {
     }
 
     /// Adds one row to the normal equations of its codebook.
-    fn add_row(
-        &self,
-        coded: &Coded,
-        (b, row): (usize, usize),
-        a: &mut Mat<f64>,
-        rhs: &mut [f64],
-    ) {
+    fn add_row(&self, coded: &Coded, (b, row): (usize, usize), a: &mut Mat<f64>, rhs: &mut [f64]) {
         let block = &self.blocks[b];
         let (n, k) = (self.task.layer.cols, rhs.len());
         let places: Vec<(usize, usize)> = (0..n).map(|col| self.place(b, row, col)).collect();

@@ -131,7 +131,9 @@ impl<'g> Store<'g> {
 
     /// Numbers 0, `step`, 2 `step`, ... to add to the indices of each codebook.
     fn offsets(&mut self, count: usize, step: usize) -> Result<ValueId, PassError> {
-        let all = (0..count).map(|g| small(g * step)).collect::<Result<Vec<i32>, _>>()?;
+        let all = (0..count)
+            .map(|g| small(g * step))
+            .collect::<Result<Vec<i32>, _>>()?;
         self.common("offsets", Tensor::from_vec([count, 1], all)?)
     }
 
@@ -139,15 +141,18 @@ impl<'g> Store<'g> {
     fn table(&mut self, bits: u32, shift: u32) -> Result<ValueId, PassError> {
         let per = 8 / bits as usize;
         let mask = (1i32 << bits) - 1;
-        let all = (0..256i32).flat_map(|byte| {
-            (0..8 / bits).map(move |i| ((byte >> (bits * i)) & mask) << shift)
-        });
+        let all = (0..256i32)
+            .flat_map(|byte| (0..8 / bits).map(move |i| ((byte >> (bits * i)) & mask) << shift));
         let tensor = Tensor::from_vec([256, per], all.collect::<Vec<i32>>())?;
         self.common("table", tensor)
     }
 
     /// A codebook for each group, filled up to `2^bits` centroids.
-    fn books(&mut self, coded: &Coded, groups: std::ops::Range<usize>) -> Result<ValueId, PassError> {
+    fn books(
+        &mut self,
+        coded: &Coded,
+        groups: std::ops::Range<usize>,
+    ) -> Result<ValueId, PassError> {
         let size = 1usize << coded.bits;
         let mut all = Vec::with_capacity(groups.len() * size);
         for book in &coded.books[groups.clone()] {
@@ -258,7 +263,12 @@ impl<'g> Store<'g> {
     }
 
     /// Codes of a width that fills bytes.
-    fn whole_bytes(&mut self, rows: &Rows<'_>, bits: u32, book: ValueId) -> Result<ValueId, PassError> {
+    fn whole_bytes(
+        &mut self,
+        rows: &Rows<'_>,
+        bits: u32,
+        book: ValueId,
+    ) -> Result<ValueId, PassError> {
         let codes = self.own("codes", rows.packed(bits, 0, rows.padded(bits))?)?;
         let mut index = self.cast(codes)?;
         if rows.count > 1 {
@@ -271,7 +281,12 @@ impl<'g> Store<'g> {
 
     /// What each byte of codes stands for, for each codebook: `[books * 256, codes in a byte]`, or
     /// the centroids themselves where a byte holds one code.
-    fn rows_of_bytes(&mut self, many: bool, bits: u32, book: ValueId) -> Result<ValueId, PassError> {
+    fn rows_of_bytes(
+        &mut self,
+        many: bool,
+        bits: u32,
+        book: ValueId,
+    ) -> Result<ValueId, PassError> {
         let per = i64::from(8 / bits);
         let rows = match bits {
             8 => book,
@@ -306,7 +321,11 @@ impl<'g> Store<'g> {
             let index = self.cast(codes)?;
             let table = self.table(bits, shift)?;
             let part = self.gather(table, index, "part")?;
-            let dims: &[i64] = if many { &[signed(rows.count)?, -1] } else { &[-1] };
+            let dims: &[i64] = if many {
+                &[signed(rows.count)?, -1]
+            } else {
+                &[-1]
+            };
             let part = self.reshape(part, dims, "part")?;
             sum = Some(match sum {
                 Some(sum) => self.add(sum, part)?,
@@ -423,7 +442,10 @@ impl<'g> Store<'g> {
     }
 
     /// The constants of a table whose rows are looked up.
-    pub(super) fn row_tables(&mut self, coded: &Coded) -> Result<(Vec<ValueId>, RowTables), PassError> {
+    pub(super) fn row_tables(
+        &mut self,
+        coded: &Coded,
+    ) -> Result<(Vec<ValueId>, RowTables), PassError> {
         let rows: Vec<&[u8]> = coded.codes.chunks(coded.width.max(1)).collect();
         let rows = Rows {
             count: rows.len(),

@@ -149,7 +149,10 @@ fn options(more: Json) -> String {
 fn op_types(model: &Model) -> Vec<String> {
     let graph = &model.graph;
     let order = graph.topological_order().unwrap();
-    order.iter().map(|&op| graph.op(op).op_type().to_string()).collect()
+    order
+        .iter()
+        .map(|&op| graph.op(op).op_type().to_string())
+        .collect()
 }
 
 const MATMUL: &str = r#"<opset_import: ["": 21]> g (float[1,60] x) => (float[1,35] y)
@@ -161,11 +164,17 @@ const TRANSPOSED: &str = r#"<opset_import: ["": 18]> g (float[1,8,9,9] x) => (fl
 
 #[test]
 fn every_width_and_grouping_expands_to_what_is_snapped() {
-    for (model, op, slot) in [(MATMUL, "MatMul", 1), (CONV, "Conv", 1), (TRANSPOSED, "ConvTranspose", 1)] {
+    for (model, op, slot) in [
+        (MATMUL, "MatMul", 1),
+        (CONV, "Conv", 1),
+        (TRANSPOSED, "ConvTranspose", 1),
+    ] {
         for bits in 1..=8 {
             for group in [json!("tensor"), json!(6), json!(5)] {
                 let given = |form: &str| {
-                    options(json!({"bits": bits, "group": group, "form": form, "scales": "channels"}))
+                    options(
+                        json!({"bits": bits, "group": group, "form": form, "scales": "channels"}),
+                    )
                 };
                 let (table, remarks) = run::<ClusterWeights>(None, &given("table"), model);
                 if remarks.missed.contains_key("no-gain") {
@@ -184,7 +193,11 @@ fn every_width_and_grouping_expands_to_what_is_snapped() {
                     let off: f64 = a.iter().zip(&b).map(|(a, b)| square(a - b)).sum();
                     off / b.iter().map(|&b| square(b)).sum::<f64>()
                 };
-                assert!(error(&found) < 0.7 * 0.3f64.powi(bits - 1) + 1e-6, "{bits}: {}", error(&found));
+                assert!(
+                    error(&found) < 0.7 * 0.3f64.powi(bits - 1) + 1e-6,
+                    "{bits}: {}",
+                    error(&found)
+                );
             }
         }
     }
@@ -282,7 +295,11 @@ fn zeros_survive() {
     for group in [json!("tensor"), json!(5)] {
         let (made, _) = run::<ClusterWeights>(None, &options(json!({"group": group})), &text);
         let after = weight(&made, "MatMul", 1);
-        let pairs = before.to_f64s().unwrap().into_iter().zip(after.to_f64s().unwrap());
+        let pairs = before
+            .to_f64s()
+            .unwrap()
+            .into_iter()
+            .zip(after.to_f64s().unwrap());
         assert!(pairs.clone().all(|(b, a)| b != 0.0 || a == 0.0));
         assert!(pairs.filter(|(b, a)| *b != 0.0 && *a == 0.0).count() < 40);
     }
@@ -290,14 +307,23 @@ fn zeros_survive() {
 
 #[test]
 fn a_weight_of_few_values_is_stored_without_loss() {
-    let values: Vec<String> = (0..1200).map(|i| format!("{}", (i * 7 % 11) as f32 * 0.3 - 1.0)).collect();
+    let values: Vec<String> = (0..1200)
+        .map(|i| format!("{}", (i * 7 % 11) as f32 * 0.3 - 1.0))
+        .collect();
     let model = format!(
         r#"<opset_import: ["": 18]> g (float[1,30] x) => (float[1,40] y) <float[30,40] w = {{{}}}> {{ y = MatMul (x, w) }}"#,
         values.join(", ")
     );
     let (made, remarks) = run::<ClusterWeights>(None, &options(json!({})), &model);
-    assert_eq!(weight(&made, "MatMul", 1), weight(&parse(&model), "MatMul", 1));
-    assert!(remarks.kept[0].message.starts_with("11 clusters, "), "{}", remarks.kept[0].message);
+    assert_eq!(
+        weight(&made, "MatMul", 1),
+        weight(&parse(&model), "MatMul", 1)
+    );
+    assert!(
+        remarks.kept[0].message.starts_with("11 clusters, "),
+        "{}",
+        remarks.kept[0].message
+    );
     refused::<ClusterWeights>(&options(json!({"form": "snap"})), &model, "settled");
 }
 
@@ -339,7 +365,10 @@ fn data_decides_where_errors_are_made() {
     let bits = json!({"bits": 3, "min-elements": 1});
     let (plain, weighted, recovered) = (
         error(bits.clone(), false),
-        error(json!({"bits": 3, "min-elements": 1, "recover": false}), true),
+        error(
+            json!({"bits": 3, "min-elements": 1, "recover": false}),
+            true,
+        ),
         error(bits, true),
     );
     assert!(weighted < plain, "{weighted} and {plain}");
@@ -361,12 +390,16 @@ fn what_can_not_be_clustered_says_why() {
     );
     refused::<ClusterWeights>(
         "{}",
-        &with("(float[1,40] x, float[40,40] w = random(1)) => (float[1,40] y) { y = MatMul (x, w) }"),
+        &with(
+            "(float[1,40] x, float[40,40] w = random(1)) => (float[1,40] y) { y = MatMul (x, w) }",
+        ),
         "overridable",
     );
     refused::<ClusterWeights>(
         "{}",
-        &with("(float[1,40] x) => (float[1,40] y, float[40,40] w) <float[40,40] w = random(1)> { y = MatMul (x, w) }"),
+        &with(
+            "(float[1,40] x) => (float[1,40] y, float[40,40] w) <float[40,40] w = random(1)> { y = MatMul (x, w) }",
+        ),
         "graph-output",
     );
     refused::<ClusterWeights>(
@@ -388,13 +421,21 @@ fn the_first_and_the_depthwise_convolution_get_more_bits() {
             z = Conv (b, v)
         }"#;
     let (_, remarks) = run::<ClusterWeights>(None, r#"{"bits": 3}"#, model);
-    let said: Vec<&str> = remarks.kept.iter().map(|r| r.message.split(',').next().unwrap()).collect();
+    let said: Vec<&str> = remarks
+        .kept
+        .iter()
+        .map(|r| r.message.split(',').next().unwrap())
+        .collect();
     assert_eq!(said, ["256 clusters", "256 clusters", "8 clusters"]);
 }
 
 #[test]
 fn what_is_clustered_is_known_and_stays_so() {
-    for given in [json!({}), json!({"bits": 5, "group": 12}), json!({"form": "packed-types"})] {
+    for given in [
+        json!({}),
+        json!({"bits": 5, "group": 12}),
+        json!({"form": "packed-types"}),
+    ] {
         let (made, _) = run::<ClusterWeights>(None, &options(given), MATMUL);
         // The passes that look at it see the file without provenance.
         let full = paring_ir::text::PrintOptions::full();

@@ -34,9 +34,11 @@
 //! networks for efficient evaluation", 2014; Izenman, "Reduced-rank regression for the
 //! multivariate linear model", 1975.
 
+use crate::clustered::refuse_clustered;
 use paring_ir::analysis::{CostOptions, Costs, ShapeOptions, Shapes};
 use paring_ir::{
-    Changed, Effect, Model, OptionError, OptionSet, Pass, PassContext, PassError, PassInfo,
+    Changed, Effect, Graph, Model, OpId, OptionError, OptionSet, Pass, PassContext, PassError,
+    PassInfo,
 };
 
 mod build;
@@ -190,6 +192,11 @@ impl Pass for FactorizeLowRank {
             });
         }
         Ok(FactorizeLowRank { options })
+    }
+
+    fn requires(&self, model: &Model) -> Result<(), PassError> {
+        let wants = |graph: &Graph, op: OpId| !self.options.for_op(graph, op).is_skip();
+        refuse_clustered(model, Self::INFO.name, &wants)
     }
 
     fn run(&self, model: &mut Model, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {

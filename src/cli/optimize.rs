@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use paring_ir::manager::{Observer, RunError};
 use paring_ir::report::PassReport;
 use paring_ir::text::{PrintOptions, print_model};
-use paring_ir::{Model, Registry, escape};
+use paring_ir::{Effect, Model, Registry, escape};
 
 use super::args::{Common, External, Optimize};
 use super::exit::{Exit, failure};
@@ -34,6 +34,8 @@ pub(super) fn run(registry: &Registry, common: &Common, args: &Optimize) -> anyh
     // What came through standard input can't be read again for a reproducer.
     let spare = io::is_dash(&args.input).then(|| loaded.model.clone());
     let (mut model, file_bytes, side_files) = (loaded.model, loaded.file_bytes, loaded.side_files);
+    // Clones share the weights.
+    let original = model.clone();
     let progress = Bar::new(common);
     let mut printer = Printer {
         after: args.print_ir_after.clone(),
@@ -53,6 +55,11 @@ pub(super) fn run(registry: &Registry, common: &Common, args: &Optimize) -> anyh
     report.before.file_bytes = Some(file_bytes);
     report.after.file_bytes = Some(written.bytes);
     report.written = Some(written);
+    if is_lossy(&report) {
+        report.before.zstd_bytes = onnx::compressed_len(&original).ok();
+        report.after.zstd_bytes = onnx::compressed_len(&model).ok();
+    }
+    drop(original);
     for path in &args.reports {
         write_report(path, &report)?;
     }
@@ -65,6 +72,13 @@ pub(super) fn run(registry: &Registry, common: &Common, args: &Optimize) -> anyh
         }
     }
     Ok(Exit::Success)
+}
+
+/// Whether a pass that may change outputs edited the model. What its weights take depends on the
+/// values then, and how the file compresses is worth telling.
+fn is_lossy(report: &Report) -> bool {
+    let mut passes = report.passes.iter();
+    passes.any(|p| p.effect == Effect::Lossy && p.changed)
 }
 
 fn stopped() -> anyhow::Error {
@@ -436,6 +450,9 @@ fn sizes(out: &mut String, before: &Inspection, after: &Inspection) -> std::fmt:
     }
     if let (Some(a), Some(b)) = (before.file_bytes, after.file_bytes) {
         row("file", a, b, bytes);
+    }
+    if let (Some(a), Some(b)) = (before.zstd_bytes, after.zstd_bytes) {
+        row("file, zstd", a, b, bytes);
     }
     if let (Some(a), Some(b)) = (before.sparsity, after.sparsity) {
         let share = |s: f64| format!("{:.1} %", 100.0 * s);

@@ -255,6 +255,25 @@ pub fn write_stream(model: &Model, stream: &mut dyn Write) -> Result<u64, WriteE
     Ok(rope.len())
 }
 
+/// As [`encoded_len`], compressed by zstd at its default level. The compressed bytes are counted and
+/// not kept.
+pub fn compressed_len(model: &Model) -> Result<u64, WriteError> {
+    struct Count(u64);
+    impl Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 = self.0.saturating_add(bytes.len() as u64);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let level = zstd::DEFAULT_COMPRESSION_LEVEL;
+    let mut encoder = zstd::stream::Encoder::new(Count(0), level).map_err(WriteError::Stream)?;
+    write_stream(model, &mut encoder)?;
+    Ok(encoder.finish().map_err(WriteError::Stream)?.0)
+}
+
 /// The bytes that a model takes in a file, with all weights inside.
 pub fn encoded_len(model: &Model) -> Result<u64, WriteError> {
     Ok(write::encode(model, None)?.len())

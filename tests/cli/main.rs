@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod compress;
 mod differ;
 mod interrupt;
 mod look;

@@ -1,0 +1,183 @@
+//! Passes that change weights, as tract runs what they make.
+
+use paring::engine::TractEngine;
+use paring::{Model, Optimizer, Tensor};
+use paring_ir::engine::{CompileOptions, Cut, Engine, Plan};
+use serde_json::json;
+
+use super::*;
+
+/// A convolution, a transposed one and a product large enough to be expanded in pieces.
+const MIXED: &str = r#"<ir_version: 10, opset_import: ["": 21]>
+mixed (float[1,8,7,7] x) => (float[1,1100] y)
+<float[24,4,3,3] c = random(1), float[24,30,2,2] t = random(2), float[1080,1100] w = random(3),
+ int64[2] shape = {1, 1080}>
+{
+    a = Conv <group: int = 2> (x, c)
+    b = ConvTranspose <strides: ints = [1,1]> (a, t)
+    r = Reshape (b, shape)
+    y = MatMul (r, w)
+}"#;
+
+fn clustered(model: &Model, options: Json) -> Model {
+    let mut model = model.clone();
+    let registry = paring::registry();
+    let settings = paring::Settings {
+        allow_unvalidated: true,
+        time: false,
+        validate: false,
+        ..paring::Settings::default()
+    };
+    let optimizer = Optimizer::new(&registry).pass("cluster-weights", options);
+    optimizer.settings(settings).run(&mut model).unwrap();
+    model
+}
+
+fn plan(model: &Model, input: &Tensor, optimize: bool) -> Box<dyn Plan> {
+    let cut = Cut::whole(model, vec![input.dims().iter().copied().collect()]);
+    let options = CompileOptions {
+        optimize,
+        threads: 1,
+    };
+    TractEngine::new().compile(&cut, options).unwrap()
+}
+
+fn input() -> Tensor {
+    let all: Vec<f32> = (0..8 * 49).map(|i| (i as f32 * 0.37).sin()).collect();
+    Tensor::from_vec([1, 8, 7, 7], all).unwrap()
+}
+
+/// Checks that tract computes from the form what it computes from snapped weights, and that nothing
+/// is looked up any more when the model runs.
+fn check_form(model: &Model, form: &str, bits: u32, group: &Json) {
+    let x = input();
+    let options = |form: &str| {
+        json!({"bits": bits, "group": group, "form": form, "scales": "none",
+               "sensitive-bits": bits, "min-elements": 512})
+    };
+    let run = |plan: &mut dyn Plan| plan.run(std::slice::from_ref(&x)).unwrap();
+    let snapped = clustered(model, options("snap"));
+    let made = clustered(model, options(form));
+    let mut fast = plan(&made, &x, true);
+    let what = format!("{form} at {bits} bits in groups of {group}");
+    let expected = run(&mut *plan(&snapped, &x, true));
+    assert_eq!(run(&mut *fast), expected, "{what}");
+    let ops = fast.profile(std::slice::from_ref(&x)).unwrap();
+    let lookups = ops.iter().filter(|t| t.op == "Gather").count();
+    assert_eq!(lookups, 0, "{what}");
+}
+
+#[test]
+fn tract_expands_every_width_and_form_when_it_loads_the_model() {
+    let small = parse_model(&MIXED.replace("1100", "100")).unwrap();
+    for bits in 1..=8 {
+        for group in [json!("tensor"), json!(24)] {
+            for form in ["table", "packed-types"] {
+                check_form(&small, form, bits, &group);
+            }
+        }
+    }
+}
+
+#[test]
+fn tract_expands_long_weights_when_it_loads_the_model() {
+    let model = parse_model(MIXED).unwrap();
+    for (form, bits) in [
+        ("table", 3),
+        ("table", 4),
+        ("table", 8),
+        ("packed-types", 4),
+    ] {
+        check_form(&model, form, bits, &json!("tensor"));
+    }
+}
+
+#[test]
+fn clean_up_leaves_clustered_weights_small() {
+    let dir = Folder::new();
+    let input = dir.model("in.onnx", MIXED);
+    let (first, second) = (dir.path("first.onnx"), dir.path("second.onnx"));
+    let cluster = "cluster-weights:bits=4";
+    paring(&[
+        "optimize",
+        &input,
+        "-o",
+        &first,
+        "--no-time",
+        "--pass",
+        cluster,
+    ])
+    .exits(0);
+    let run = paring(&[
+        "optimize",
+        &first,
+        "-o",
+        &second,
+        "--no-time",
+        "--recipe",
+        "clean",
+    ])
+    .exits(0);
+    assert!(run.out.contains("outputs are equal"), "{}", run.out);
+    let size = |path: &str| std::fs::metadata(path).unwrap().len() as f64;
+    assert!(size(&first) < 0.16 * size(&input));
+    assert!(size(&second) < 1.01 * size(&first));
+}
+
+#[test]
+fn passes_that_would_undo_clustering_are_refused_by_name() {
+    let dir = Folder::new();
+    let (input, out) = (dir.model("in.onnx", MIXED), dir.path("out.onnx"));
+    for pass in ["prune-weights", "factorize-low-rank"] {
+        for form in ["table", "snap"] {
+            let first = format!("cluster-weights:form={form}");
+            let run = paring(&[
+                "optimize",
+                &input,
+                "-o",
+                &out,
+                "--no-time",
+                "--pass",
+                &first,
+                "--pass",
+                pass,
+            ]);
+            assert_ne!(run.code, 0);
+            run.complains("was clustered by cluster-weights");
+            run.complains(&format!("run {pass} before cluster-weights"));
+            assert!(!exists(&out));
+        }
+    }
+}
+
+#[test]
+fn a_report_says_what_clustering_saves() {
+    let dir = Folder::new();
+    let (input, out, report) = (
+        dir.model("in.onnx", MIXED),
+        dir.path("out.onnx"),
+        dir.path("r.json"),
+    );
+    let args = [
+        "optimize",
+        &input,
+        "-o",
+        &out,
+        "--no-time",
+        "--recipe",
+        "prune-cluster",
+        "--report",
+        &report,
+    ];
+    let run = paring(&args).exits(0);
+    assert!(run.out.contains("file, zstd"), "{}", run.out);
+    let report = read_json(&report);
+    let passes = report["passes"].as_array().unwrap().iter();
+    let notes = passes.flat_map(|p| p["notes"].as_array().into_iter().flatten());
+    let mut notes = notes.map(|n| n.as_str().unwrap());
+    assert!(notes.any(|n| n.contains("this pays in bytes, not in latency")));
+    let bytes = |side: &str, key: &str| report[side][key].as_f64().unwrap();
+    // Seven in ten codes are those of zero.
+    assert!(bytes("after", "zstd_bytes") < 0.8 * bytes("after", "file_bytes"));
+    assert!(bytes("after", "zstd_bytes") < bytes("before", "zstd_bytes") / 9.0);
+}
