@@ -590,7 +590,8 @@ impl Part<'_> {
     }
 
     fn wiring(&self, i: usize, j: usize, slot: usize) -> Difference {
-        let (mut before, mut after) = (self.a.from_name(i, slot), self.b.from_name(j, slot));
+        let (mut before, mut after) =
+            (self.a.name_of_input(i, slot), self.b.name_of_input(j, slot));
         let (x, y) = (self.a.input(i, slot), self.b.input(j, slot));
         let plain = |from: From| matches!(from, From::Absent | From::Constant(_));
         if before == after || !(plain(x) || plain(y)) {

@@ -159,9 +159,9 @@ fn dense(s: &SparseTensor) -> Option<Numbers> {
     };
     for (value, place) in values.iter().zip(indices.chunks_exact(rank.max(1))) {
         let at = if s.indices.rank() == 2 {
-            let axes = place.iter().zip(&s.dims);
-            axes.fold(Some(0usize), |at, (&i, &d)| {
-                at?.checked_mul(d)?.checked_add(usize::try_from(i).ok()?)
+            let mut axes = place.iter().zip(&s.dims);
+            axes.try_fold(0usize, |at, (&i, &d)| {
+                at.checked_mul(d)?.checked_add(usize::try_from(i).ok()?)
             })
         } else {
             place.first().and_then(|&i| usize::try_from(i).ok())
@@ -212,13 +212,13 @@ pub(super) fn count(values: &[f64]) -> Counted {
 pub(super) fn histogram(
     a: &[f64],
     b: &[f64],
-    ranges: (Option<(f64, f64)>, Option<(f64, f64)>),
+    ranges: [Option<(f64, f64)>; 2],
 ) -> Option<Histogram> {
     const FEWEST: usize = 16;
     if a.len().min(b.len()) < FEWEST {
         return None;
     }
-    let ends = [ranges.0?, ranges.1?];
+    let ends = [ranges[0]?, ranges[1]?];
     let low = ends.iter().map(|e| e.0).fold(f64::INFINITY, f64::min);
     let high = ends.iter().map(|e| e.1).fold(f64::NEG_INFINITY, f64::max);
     let width = (high - low) / BINS as f64;
@@ -453,13 +453,10 @@ mod tests {
     fn a_histogram_has_one_scale() {
         let a: Vec<f64> = (0..16).map(f64::from).collect();
         let b = vec![0.0; 16];
-        let h = histogram(&a, &b, (count(&a).range, count(&b).range)).unwrap();
+        let h = histogram(&a, &b, [count(&a).range, count(&b).range]).unwrap();
         assert_eq!((h.low, h.high), (0.0, 15.0));
         assert_eq!(h.before.iter().sum::<u64>(), 16);
         assert_eq!((h.after[0], h.before[BINS - 1]), (16, 1));
-        assert_eq!(
-            histogram(&b, &b, (Some((0.0, 0.0)), Some((0.0, 0.0)))),
-            None
-        );
+        assert_eq!(histogram(&b, &b, [Some((0.0, 0.0)); 2]), None);
     }
 }

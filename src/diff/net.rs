@@ -180,7 +180,7 @@ impl<'a> Net<'a> {
     }
 
     /// The name of what an input slot takes, for people.
-    pub(super) fn from_name(&self, place: usize, slot: usize) -> Option<String> {
+    pub(super) fn name_of_input(&self, place: usize, slot: usize) -> Option<String> {
         let v = self.op(place).input(slot)?;
         Some(self.graph.value(v).name().to_string())
     }

@@ -15,7 +15,7 @@ use super::{
 };
 
 /// Multiply-accumulates that may be spent on the ranks of all tensors together.
-const RANK_BUDGET: u64 = 3_000_000_000;
+const RANK_BUDGET: u64 = 1_000_000_000;
 /// The same for one tensor.
 const RANK_LIMIT: u64 = 200_000_000;
 
@@ -370,7 +370,7 @@ impl Work<'_, '_> {
         // Codes that nothing is known about are no elements to compare with.
         let comparable = x.is_decoded() == y.is_decoded();
         if let (Some(p), Some(q), true) = (&x.numbers, &y.numbers, comparable) {
-            out.histogram = histogram(&p.values, &q.values, (x.stats.range, y.stats.range));
+            out.histogram = histogram(&p.values, &q.values, [x.stats.range, y.stats.range]);
             if p.dims == q.dims {
                 let (max_abs, norm) = nearest(p, q);
                 (out.max_abs, out.relative_norm) = (Some(max_abs), Some(norm));

@@ -343,7 +343,6 @@ fn one_pattern_is_counted_wherever_it_was_replaced() {
 
 #[test]
 fn removed_operators_are_explained() {
-    let end = "[z] y = Add (s, n)";
     let text = |body: &str| {
         let head = "(float[2,3] x) => (float[2,3] y) <int64[2] k = {2, 3}>";
         format!("{head} {{ {body} [z] y = Add (s, n) }}")

@@ -165,7 +165,7 @@ fn changes_can_be_counted_by_operator_type_and_listed_with_the_alignment() {
 fn git_shows_models_as_text() {
     let dir = Folder::new();
     let git = |args: &[&str]| {
-        let out = std::process::Command::new("git")
+        let out = Command::new("git")
             .args([
                 "-C",
                 &dir.path("."),
