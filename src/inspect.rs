@@ -1,13 +1,17 @@
 //! What is inside a model, in numbers. The JSON form is stable.
 
+mod weights;
+
 use std::collections::BTreeMap;
 
-use paring_ir::analysis::{AnalysisCache, CostOptions, Costs, ModelCost, Shapes};
+use paring_ir::analysis::{AnalysisCache, CostOptions, Costs, ModelCost, Shapes, TypeCost};
 use paring_ir::{Model, ValueId};
 use serde::Serialize;
 
 use crate::data::{RunShapes, ShapeOptions as SizeOptions};
 use crate::diff::type_text;
+use crate::validate::Profile;
+pub use weights::{Histogram, Pattern, Spectrum, WeightStats, weights};
 
 /// The numbers of a model.
 #[derive(Clone, Debug, Serialize)]
@@ -50,6 +54,16 @@ pub struct TensorInfo {
     pub used_by: Vec<String>,
 }
 
+/// What all operators of one type cost.
+#[derive(Clone, Debug, Serialize)]
+pub struct TypeRow {
+    /// The operator type; of other domains than the standard one as `domain::Type`.
+    pub op_type: String,
+    /// The numbers.
+    #[serde(flatten)]
+    pub cost: TypeCost,
+}
+
 /// One operator with multiply-accumulates.
 #[derive(Clone, Debug, Serialize)]
 pub struct Layer {
@@ -83,6 +97,8 @@ pub struct Details {
     pub outputs: Vec<Port>,
     /// The names of functions that the model brings along.
     pub functions: Vec<String>,
+    /// What each type of operators costs, most frequent first.
+    pub types: Vec<TypeRow>,
     /// The tensors of the main graph, largest first.
     pub tensors: Vec<TensorInfo>,
     /// The operators of the main graph that have MACs, in order.
@@ -90,6 +106,15 @@ pub struct Details {
     /// The values of the main graph, and of how many of them the shape is known at all and known
     /// to the last dimension.
     pub shapes: ShapeCoverage,
+    /// A closer look at every weight; absent when nobody asked for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weights: Option<Vec<WeightStats>>,
+    /// Where the time of a run goes; absent when nobody asked for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Profile>,
+    /// What the user should know.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// Of how many values the shape is known.
@@ -203,10 +228,27 @@ pub fn details(model: &Model, file_bytes: Option<u64>) -> Details {
             .iter()
             .map(|f| format!("{}::{}", f.domain, f.name))
             .collect(),
+        types: types(&costs),
         tensors: tensors(model),
         layers: layers(model, &shapes, &costs),
         shapes: coverage(model, &shapes),
+        weights: None,
+        profile: None,
+        notes: Vec::new(),
     }
+}
+
+fn types(costs: &Costs) -> Vec<TypeRow> {
+    let row = |(op_type, cost): (&String, &TypeCost)| TypeRow {
+        op_type: op_type.clone(),
+        cost: *cost,
+    };
+    let mut out: Vec<TypeRow> = costs.types().iter().map(row).collect();
+    out.sort_by(|a, b| {
+        let count = b.cost.count.cmp(&a.cost.count);
+        count.then_with(|| a.op_type.cmp(&b.op_type))
+    });
+    out
 }
 
 fn tensors(model: &Model) -> Vec<TensorInfo> {

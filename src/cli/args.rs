@@ -125,8 +125,8 @@ pub(super) struct Optimize {
     /// Write the sizes given by --dim and --input into the model, too
     #[arg(long)]
     pub(super) fix_dims: bool,
-    /// Write a report; may be given again
-    #[arg(long = "report", value_name = "FILE.json")]
+    /// Write a report: JSON, or a page to read, which also measures every layer; may be given again
+    #[arg(long = "report", value_name = "FILE.json|html")]
     pub(super) reports: Vec<PathBuf>,
     /// Don't run the models to compare their outputs
     #[arg(long)]
@@ -163,6 +163,17 @@ pub(super) enum External {
 pub(super) struct Inspect {
     /// The model; - is standard input
     pub(super) model: PathBuf,
+    /// Look at every weight: distribution, zeros by pattern, distinct values, singular values
+    #[arg(long)]
+    pub(super) weights: bool,
+    /// Time every operator in tract
+    #[arg(long)]
+    pub(super) profile: bool,
+    /// Write a page with all of it, --weights included
+    #[arg(long, value_name = "FILE.html")]
+    pub(super) html: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) running: Running,
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,

@@ -13,7 +13,7 @@ use crate::model::Model;
 pub mod cost;
 pub mod shapes;
 
-pub use cost::{CostOptions, Costs, ModelCost};
+pub use cost::{CostOptions, Costs, ModelCost, TypeCost};
 pub use shapes::{ShapeOptions, Shapes, SymDim, TensorFact};
 
 /// Something computed from a model.

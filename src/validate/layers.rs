@@ -1,0 +1,523 @@
+//! How far each layer of a rewritten model is from the original's.
+//!
+//! Values of the two models that have one name and one shape are the same value. A layer is what
+//! the rewritten model computes between such values and the next one, when that multiplies. Three
+//! errors are measured of each, all as the norm of the difference over the norm of the original's
+//! value, on the same samples:
+//!
+//! - accumulated: both models run from their inputs, so the errors of all layers before count in;
+//! - isolated: the layer alone, fed with what the original has there;
+//! - at the output: the original runs, with this one layer replaced. That is how sensitive the
+//!   outputs are to what was done to the layer.
+
+use std::collections::{HashMap, HashSet};
+
+use paring_ir::analysis::{AnalysisCache, CostOptions, Costs};
+use paring_ir::engine::{DataSource, Engine, EngineError, Plan, Sample};
+use paring_ir::observe::Watch;
+use paring_ir::tensor::Dims;
+use paring_ir::{Graph, Model, OpId, Tensor, ValueId};
+use serde::Serialize;
+
+use super::difference::Sums;
+use super::timing::reorder;
+use super::{CompareOptions, batch_of};
+use paring_ir::engine::Cut;
+
+/// So many samples are run when the caller sets no limit: errors of layers are sums over many
+/// elements and settle early.
+const SAMPLES: usize = 32;
+/// How many samples the errors at the output are measured on, and the most bytes of values that
+/// are kept for them.
+const OUTPUT_RUNS: usize = 4;
+const OUTPUT_BYTES: usize = 512 << 20;
+
+/// One layer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LayerError {
+    /// The operator of the rewritten model with most multiply-accumulates.
+    pub name: String,
+    /// Its type.
+    pub op_type: String,
+    /// The value that is compared.
+    pub value: String,
+    /// Operators of the rewritten model from the values before to this one.
+    pub operators: usize,
+    /// The error with those of all layers before; absent when it could not be measured.
+    pub accumulated: Option<f64>,
+    /// The error of the layer alone.
+    pub isolated: Option<f64>,
+    /// The error that the layer alone makes at the output where it is largest.
+    pub output: Option<f64>,
+}
+
+/// The layers of a rewritten model, in the order of the data flow.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct LayerErrors {
+    /// Where the samples came from.
+    pub data: String,
+    /// Samples.
+    pub samples: usize,
+    /// The layers.
+    pub layers: Vec<LayerError>,
+    /// Operators with multiply-accumulates whose value could not be found in the original and
+    /// that count for the next layer.
+    pub merged: usize,
+    /// What is worth knowing.
+    pub notes: Vec<String>,
+}
+
+/// A part of the rewritten model between values that are in both.
+struct Region {
+    op: OpId,
+    operators: usize,
+    products: usize,
+    /// Where it begins, in the rewritten model; graph inputs among them.
+    inputs: Vec<ValueId>,
+    /// Where it ends, in the original and in the rewritten model.
+    before: ValueId,
+    after: ValueId,
+}
+
+/// A region with what was measured of it.
+struct Measured {
+    region: Region,
+    accumulated: Sums,
+    isolated: Sums,
+    plan: Option<(Vec<Dims>, Box<dyn Plan>)>,
+    /// It does not run or does not fit.
+    broken: Option<String>,
+    /// What the layer alone gives, by run, for the errors at the output.
+    alone: Vec<Option<Tensor>>,
+}
+
+/// Measures every layer on the first samples. Both models must run on them.
+pub fn layer_errors(
+    engine: &dyn Engine,
+    before: &Model,
+    after: &Model,
+    data: &dyn DataSource,
+    options: &CompareOptions<'_>,
+) -> Result<LayerErrors, EngineError> {
+    let both = Models {
+        engine,
+        before,
+        after,
+        options: *options,
+    };
+    let shared = both.shared(data)?;
+    let regions = both.regions(&shared)?;
+    let mut out = LayerErrors {
+        data: data.describe(),
+        merged: regions.iter().map(|r| r.products - 1).sum(),
+        ..LayerErrors::default()
+    };
+    let mut layers: Vec<Measured> = regions.into_iter().map(Measured::new).collect();
+    let kept = both.run(data, &shared, &mut layers, &mut out)?;
+    let at_output = both.at_output(&mut layers, &kept)?;
+    for (layer, output) in layers.iter().zip(at_output) {
+        out.layers.push(layer.finish(&after.graph, output));
+        out.notes.extend(layer.broken.iter().cloned());
+    }
+    Ok(out)
+}
+
+struct Models<'a> {
+    engine: &'a dyn Engine,
+    before: &'a Model,
+    after: &'a Model,
+    options: CompareOptions<'a>,
+}
+
+/// The values of the original by those of the rewritten model, graph inputs not among them.
+type Shared = HashMap<ValueId, ValueId>;
+
+/// A sample that the errors at the output are measured on, with the original's outputs.
+struct Kept {
+    inputs: Vec<Tensor>,
+    outputs: Vec<Tensor>,
+    batch: usize,
+    count: usize,
+}
+
+impl Models<'_> {
+    fn limit(&self) -> usize {
+        self.options.limit.unwrap_or(SAMPLES).min(SAMPLES)
+    }
+
+    /// The values that operators of both models make, of one name, shape and element type.
+    fn shared(&self, data: &dyn DataSource) -> Result<Shared, EngineError> {
+        let (a, b) = (&self.before.graph, &self.after.graph);
+        let candidates: Vec<(ValueId, ValueId)> = b
+            .values()
+            .filter(|&v| b.value(v).producer().is_some())
+            .filter_map(|v| Some((a.find_value(b.value(v).name())?, v)))
+            .filter(|&(u, _)| a.value(u).producer().is_some())
+            .collect();
+        let compile = self.options.compile(true);
+        let (mine, theirs): (Vec<_>, Vec<_>) = candidates.iter().copied().unzip();
+        let mut first = Watch::new(self.engine, self.before, &mine, compile);
+        let mut second = Watch::new(self.engine, self.after, &theirs, compile);
+        let mut seen: HashMap<ValueId, (paring_ir::DType, Vec<usize>)> = HashMap::new();
+        data.for_each(Some(1), &mut |sample| {
+            let mut note = |v, t: &Tensor| {
+                seen.insert(v, (t.dtype(), t.dims().to_vec()));
+                Ok(())
+            };
+            first.run(sample, &mut note)?;
+            second.run(&self.reordered(sample)?, &mut note)
+        })?;
+        let comparable = |(u, v): &(ValueId, ValueId)| match (seen.get(u), seen.get(v)) {
+            (Some(x), Some(y)) => x == y && x.0.is_float(),
+            _ => false,
+        };
+        let kept = candidates.into_iter().filter(comparable);
+        Ok(kept.map(|(u, v)| (v, u)).collect())
+    }
+
+    fn reordered(&self, sample: &Sample) -> Result<Sample, EngineError> {
+        Ok(Sample {
+            inputs: reorder(self.before, self.after, &sample.inputs)?,
+            count: sample.count,
+            labels: None,
+        })
+    }
+
+    /// The regions that multiply, in the order of the data flow.
+    fn regions(&self, shared: &Shared) -> Result<Vec<Region>, EngineError> {
+        let graph = &self.after.graph;
+        let order = graph
+            .topological_order()
+            .map_err(|e| EngineError::Cut(e.to_string()))?;
+        let costs = AnalysisCache::new().get_with::<Costs>(self.after, &CostOptions::default());
+        let mut out = Vec::new();
+        for op in order {
+            for &v in graph.op(op).outputs().iter().flatten() {
+                if let Some(&original) = shared.get(&v) {
+                    out.extend(region(graph, &costs, shared, v, original));
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// Runs both models and every layer alone. Gives the samples for the errors at the output.
+    fn run(
+        &self,
+        data: &dyn DataSource,
+        shared: &Shared,
+        layers: &mut [Measured],
+        out: &mut LayerErrors,
+    ) -> Result<Vec<Kept>, EngineError> {
+        let (needed, ends) = needed(shared, layers);
+        let mut wanted = needed.clone();
+        wanted.extend(self.before.graph.outputs());
+        let compile = self.options.compile(true);
+        let mut first = Watch::new(self.engine, self.before, &wanted, compile);
+        let mut second = Watch::new(self.engine, self.after, &ends, compile);
+        let mut kept: Vec<Kept> = Vec::new();
+        let mut bytes = 0usize;
+        let progress = self.options.progress;
+        let total = self.limit().min(data.len());
+        progress.start("comparing layers", total as u64);
+        let walked = data.for_each(Some(self.limit()), &mut |sample| {
+            self.options.check()?;
+            let mut originals: HashMap<ValueId, Tensor> = HashMap::new();
+            first.run(sample, &mut |v, t| {
+                originals.insert(v, t.clone());
+                Ok(())
+            })?;
+            let batch = batch_of(sample);
+            let mut rewritten: HashMap<ValueId, Tensor> = HashMap::new();
+            second.run(&self.reordered(sample)?, &mut |v, t| {
+                rewritten.insert(v, t.clone());
+                Ok(())
+            })?;
+            let keep = kept.len() < OUTPUT_RUNS && bytes < OUTPUT_BYTES;
+            let values = Values {
+                graph: &self.after.graph,
+                shared,
+                originals: &originals,
+                inputs: self.by_name(sample),
+            };
+            for layer in layers.iter_mut() {
+                self.options.check()?;
+                layer.accumulate(&originals, &rewritten, batch, sample.count);
+                let alone = layer.alone(self, &values, batch, sample.count);
+                if keep {
+                    bytes += alone.as_ref().map_or(0, Tensor::byte_len);
+                    layer.alone.push(alone);
+                }
+            }
+            if keep {
+                kept.extend(self.keep(sample, &originals, batch));
+            }
+            out.samples += sample.count;
+            progress.advance(sample.count as u64);
+            Ok(())
+        });
+        progress.finish();
+        walked?;
+        Ok(kept)
+    }
+
+    /// The graph inputs of a sample by their names.
+    fn by_name(&self, sample: &Sample) -> HashMap<String, Tensor> {
+        let graph = &self.before.graph;
+        let names = graph.inputs().iter().map(|&v| graph.value(v).name().to_string());
+        names.zip(sample.inputs.iter().cloned()).collect()
+    }
+
+    fn keep(
+        &self,
+        sample: &Sample,
+        originals: &HashMap<ValueId, Tensor>,
+        batch: usize,
+    ) -> Option<Kept> {
+        let outputs = self.before.graph.outputs().iter();
+        Some(Kept {
+            inputs: sample.inputs.clone(),
+            outputs: outputs.map(|v| originals.get(v).cloned()).collect::<Option<_>>()?,
+            batch,
+            count: sample.count,
+        })
+    }
+
+    /// For each layer the error at the output when it alone is replaced in the original.
+    fn at_output(
+        &self,
+        layers: &mut [Measured],
+        kept: &[Kept],
+    ) -> Result<Vec<Option<f64>>, EngineError> {
+        let progress = self.options.progress;
+        progress.start("measuring sensitivity", layers.len() as u64);
+        let mut out = Vec::with_capacity(layers.len());
+        for layer in layers.iter_mut() {
+            self.options.check()?;
+            // Only one plan at a time, since each holds the weights of all that comes after.
+            layer.plan = None;
+            out.push(match relative(&layer.isolated) {
+                Some(0.0) => Some(0.0),
+                None => None,
+                Some(_) => self.injected(layer, kept),
+            });
+            layer.alone.clear();
+            progress.advance(1);
+        }
+        progress.finish();
+        Ok(out)
+    }
+
+    fn injected(&self, layer: &Measured, kept: &[Kept]) -> Option<f64> {
+        let outputs = self.before.graph.outputs();
+        let mut inputs = self.before.graph.inputs().to_vec();
+        inputs.push(layer.region.before);
+        let mut sums = vec![Sums::default(); outputs.len()];
+        let mut compiled: Option<(Vec<Dims>, Box<dyn Plan>)> = None;
+        for (sample, alone) in kept.iter().zip(&layer.alone) {
+            let mut tensors = sample.inputs.clone();
+            tensors.push(alone.clone()?);
+            let cut = Cut {
+                model: self.before,
+                inputs: inputs.clone(),
+                outputs: outputs.to_vec(),
+                shapes: shapes(&tensors),
+            };
+            let given = self.compiled(&mut compiled, &cut).ok()?.run(&tensors).ok()?;
+            for ((sums, a), b) in sums.iter_mut().zip(&sample.outputs).zip(&given) {
+                sums.add(a, b, sample.batch, sample.count).ok()?;
+            }
+        }
+        sums.iter().filter_map(relative).reduce(f64::max)
+    }
+
+    /// The plan of a cut, compiled anew where the shapes are others than before.
+    fn compiled<'p>(
+        &self,
+        plan: &'p mut Option<(Vec<Dims>, Box<dyn Plan>)>,
+        cut: &Cut<'_>,
+    ) -> Result<&'p mut dyn Plan, EngineError> {
+        if plan.as_ref().is_none_or(|(known, _)| *known != cut.shapes) {
+            let new = self.engine.compile(cut, self.options.compile(true))?;
+            *plan = Some((cut.shapes.clone(), new));
+        }
+        match plan {
+            Some((_, plan)) => Ok(&mut **plan),
+            None => Err(EngineError::Cut("the plan was lost".to_owned())),
+        }
+    }
+}
+
+/// The original's values that layers begin and end with, and the rewritten model's that they end
+/// with, each once.
+fn needed(shared: &Shared, layers: &[Measured]) -> (Vec<ValueId>, Vec<ValueId>) {
+    let mut seen = HashSet::new();
+    let mut first = Vec::new();
+    for l in layers {
+        let begins = l.region.inputs.iter().filter_map(|v| shared.get(v));
+        let all = begins.chain([&l.region.before]);
+        first.extend(all.copied().filter(|&v| seen.insert(v)));
+    }
+    (first, layers.iter().map(|l| l.region.after).collect())
+}
+
+fn shapes(tensors: &[Tensor]) -> Vec<Dims> {
+    let dims = |t: &Tensor| t.dims().iter().copied().collect();
+    tensors.iter().map(dims).collect()
+}
+
+/// The region that ends with a value; `None` when nothing in it multiplies.
+fn region(
+    graph: &Graph,
+    costs: &Costs,
+    shared: &Shared,
+    end: ValueId,
+    original: ValueId,
+) -> Option<Region> {
+    let mut ops: Vec<OpId> = Vec::new();
+    let mut inputs: Vec<ValueId> = Vec::new();
+    let mut seen: HashSet<ValueId> = HashSet::new();
+    let mut known: HashSet<OpId> = HashSet::new();
+    let mut stack = vec![end];
+    while let Some(v) = stack.pop() {
+        if !seen.insert(v) {
+            continue;
+        }
+        let begins = v != end && shared.contains_key(&v);
+        match graph.producer(v) {
+            Some(op) if !begins => {
+                if known.insert(op) {
+                    ops.push(op);
+                    stack.extend(graph.op(op).inputs().flatten());
+                    stack.extend(graph.op(op).captures());
+                }
+            }
+            Some(_) => inputs.push(v),
+            None if graph.value(v).is_input() => inputs.push(v),
+            None => {}
+        }
+    }
+    let macs = |op: OpId| costs.op(op).macs.unwrap_or(0);
+    let products = ops.iter().filter(|&&op| macs(op) > 0).count();
+    let op = ops.iter().copied().max_by_key(|&op| (macs(op), op))?;
+    inputs.sort_unstable();
+    (products > 0).then_some(Region {
+        op,
+        operators: ops.len(),
+        products,
+        inputs,
+        before: original,
+        after: end,
+    })
+}
+
+/// Where the inputs of a region come from: the original's values.
+struct Values<'a> {
+    graph: &'a Graph,
+    shared: &'a Shared,
+    originals: &'a HashMap<ValueId, Tensor>,
+    inputs: HashMap<String, Tensor>,
+}
+
+impl Values<'_> {
+    fn get(&self, v: ValueId) -> Option<Tensor> {
+        match self.shared.get(&v) {
+            Some(original) => self.originals.get(original).cloned(),
+            None => self.inputs.get(&**self.graph.value(v).name()).cloned(),
+        }
+    }
+}
+
+impl Measured {
+    fn new(region: Region) -> Measured {
+        Measured {
+            region,
+            accumulated: Sums::default(),
+            isolated: Sums::default(),
+            plan: None,
+            broken: None,
+            alone: Vec::new(),
+        }
+    }
+
+    fn accumulate(
+        &mut self,
+        originals: &HashMap<ValueId, Tensor>,
+        rewritten: &HashMap<ValueId, Tensor>,
+        batch: usize,
+        count: usize,
+    ) {
+        let (a, b) = (
+            originals.get(&self.region.before),
+            rewritten.get(&self.region.after),
+        );
+        // Shapes were the same on the first sample; where they differ later, they don't count.
+        if let (Some(a), Some(b)) = (a, b)
+            && let Err(reason) = self.accumulated.add(a, b, batch, count)
+        {
+            self.broken.get_or_insert(reason);
+        }
+    }
+
+    /// Runs the layer alone.
+    fn alone(
+        &mut self,
+        models: &Models<'_>,
+        values: &Values<'_>,
+        batch: usize,
+        count: usize,
+    ) -> Option<Tensor> {
+        if self.broken.is_some() {
+            return None;
+        }
+        let original = values.originals.get(&self.region.before)?;
+        let inputs: Vec<Tensor> = self
+            .region
+            .inputs
+            .iter()
+            .map(|&v| values.get(v))
+            .collect::<Option<_>>()?;
+        let cut = Cut {
+            model: models.after,
+            inputs: self.region.inputs.clone(),
+            outputs: vec![self.region.after],
+            shapes: shapes(&inputs),
+        };
+        let plan = models.compiled(&mut self.plan, &cut);
+        let given = plan.and_then(|plan| plan.run(&inputs)).map(|mut all| all.pop());
+        let added = match given {
+            Ok(Some(t)) => self.isolated.add(original, &t, batch, count).map(|()| t),
+            Ok(None) => Err("it gave no output".to_owned()),
+            Err(e) => Err(e.to_string()),
+        };
+        match added {
+            Ok(t) => Some(t),
+            Err(reason) => {
+                let label = values.graph.op_label(self.region.op);
+                self.broken = Some(format!(
+                    "layer \"{}\" does not run alone: {reason}",
+                    paring_ir::escape(&label)
+                ));
+                None
+            }
+        }
+    }
+
+    fn finish(&self, graph: &Graph, output: Option<f64>) -> LayerError {
+        LayerError {
+            name: graph.op_label(self.region.op).to_string(),
+            op_type: graph.op(self.region.op).op_type().to_string(),
+            value: graph.value(self.region.after).name().to_string(),
+            operators: self.region.operators,
+            accumulated: relative(&self.accumulated),
+            isolated: relative(&self.isolated).filter(|_| self.broken.is_none()),
+            output,
+        }
+    }
+}
+
+/// The norm of the difference over the norm of the original; `None` where nothing was compared.
+fn relative(sums: &Sums) -> Option<f64> {
+    let all = sums.finish("");
+    (all.elements > 0).then(|| all.sqnr_db.map_or(0.0, |db| 10f64.powf(-db / 20.0)))
+}
