@@ -10,9 +10,12 @@ use paring_ir::Registry;
 mod affine;
 mod common;
 mod known;
+mod layers;
 mod linear;
+mod moments;
 mod pattern;
 mod shape_facts;
+mod solve;
 #[cfg(test)]
 mod testing;
 

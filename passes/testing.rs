@@ -5,10 +5,12 @@
 use std::collections::BTreeMap;
 
 use paring_ir::analysis::AnalysisCache;
-use paring_ir::engine::Engine;
+use paring_ir::engine::{
+    CompileOptions, Cut, DataSource, Engine, EngineError, OpTime, Plan, Sample,
+};
 use paring_ir::pass::Remarks;
 use paring_ir::text::{PrintOptions, parse_model, print_model};
-use paring_ir::{Model, Pass, PassContext, Registry, verify};
+use paring_ir::{Model, Pass, PassContext, Registry, Tensor, verify};
 
 /// Runs a pass and compares the result with the expected model, both as text. An unchanged
 /// model is expected by giving the same text twice, or with [`unchanged`].
@@ -82,7 +84,7 @@ pub(crate) fn run<P: Pass>(
     (model, remarks)
 }
 
-fn parse(text: &str) -> Model {
+pub(crate) fn parse(text: &str) -> Model {
     parse_model(text).unwrap_or_else(|e| panic!("{e}\nin\n{text}"))
 }
 
@@ -96,5 +98,65 @@ fn check_valid(model: &Model, was_valid: bool) {
     }
     if was_valid && let Err(found) = verify::verify(model) {
         panic!("{found}\nin\n{}", print(model));
+    }
+}
+
+/// An engine that gives what comes in: enough for layers that take graph inputs.
+#[derive(Debug)]
+pub(crate) struct Echo;
+
+struct EchoPlan(Vec<usize>);
+
+impl Engine for Echo {
+    fn name(&self) -> String {
+        "echo".to_owned()
+    }
+
+    fn compile(&self, cut: &Cut<'_>, _: CompileOptions) -> Result<Box<dyn Plan>, EngineError> {
+        let place = |v| cut.inputs.iter().position(|&i| i == v);
+        let outputs: Option<Vec<usize>> = cut.outputs.iter().map(|&v| place(v)).collect();
+        let outputs = outputs.ok_or_else(|| EngineError::Cut("not an input".to_owned()))?;
+        Ok(Box::new(EchoPlan(outputs)))
+    }
+}
+
+impl Plan for EchoPlan {
+    fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, EngineError> {
+        Ok(self.0.iter().map(|&i| inputs[i].clone()).collect())
+    }
+
+    fn profile(&mut self, _: &[Tensor]) -> Result<Vec<OpTime>, EngineError> {
+        Ok(Vec::new())
+    }
+}
+
+/// Samples that are all in memory.
+#[derive(Debug)]
+pub(crate) struct Samples(pub(crate) Vec<Sample>);
+
+impl Samples {
+    /// Each list of inputs is one sample.
+    pub(crate) fn of(inputs: impl IntoIterator<Item = Vec<Tensor>>) -> Samples {
+        let sample = |inputs| Sample {
+            inputs,
+            count: 1,
+            labels: None,
+        };
+        Samples(inputs.into_iter().map(sample).collect())
+    }
+}
+
+impl DataSource for Samples {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn for_each(
+        &self,
+        limit: Option<usize>,
+        f: &mut dyn FnMut(&Sample) -> Result<(), EngineError>,
+    ) -> Result<(), EngineError> {
+        let limit = limit.unwrap_or(usize::MAX);
+        self.0.iter().take(limit).try_for_each(f)
     }
 }

@@ -507,7 +507,7 @@ net (float[batch,16] x) => (float[batch,other] y) { y = x.Strange (x) }"#;
     let (file, out) = (dir.model("m.onnx", net), dir.path("out.onnx"));
     for given in [["--dim", "batch=3"], ["--input", "x=3,16"]] {
         let [option, value] = given;
-        let args = [option, value, "--fix-dims", "--no-validate", "--no-time"];
+        let args = [option, value, "--fix-dims", "--no-validate"];
         optimize(&file, &out, &args).exits(0);
         let text = text_of(&out);
         assert!(
