@@ -4,12 +4,12 @@ mod weights;
 
 use std::collections::BTreeMap;
 
-use paring_ir::analysis::{AnalysisCache, CostOptions, Costs, ModelCost, Shapes, TypeCost};
+use paring_ir::analysis::{AnalysisCache, CostOptions, Costs, ModelCost, Shapes};
 use paring_ir::{Model, ValueId};
 use serde::Serialize;
 
 use crate::data::{RunShapes, ShapeOptions as SizeOptions};
-use crate::diff::type_text;
+use crate::diff::{Totals, type_text, types_of};
 use crate::validate::Profile;
 pub use weights::{Histogram, Pattern, Spectrum, WeightStats, weights};
 
@@ -61,7 +61,7 @@ pub struct TypeRow {
     pub op_type: String,
     /// The numbers.
     #[serde(flatten)]
-    pub cost: TypeCost,
+    pub cost: Totals,
 }
 
 /// One operator with multiply-accumulates.
@@ -228,7 +228,7 @@ pub fn details(model: &Model, file_bytes: Option<u64>) -> Details {
             .iter()
             .map(|f| format!("{}::{}", f.domain, f.name))
             .collect(),
-        types: types(&costs),
+        types: types(model, &mut cache),
         tensors: tensors(model),
         layers: layers(model, &shapes, &costs),
         shapes: coverage(model, &shapes),
@@ -238,14 +238,11 @@ pub fn details(model: &Model, file_bytes: Option<u64>) -> Details {
     }
 }
 
-fn types(costs: &Costs) -> Vec<TypeRow> {
-    let row = |(op_type, cost): (&String, &TypeCost)| TypeRow {
-        op_type: op_type.clone(),
-        cost: *cost,
-    };
-    let mut out: Vec<TypeRow> = costs.types().iter().map(row).collect();
+fn types(model: &Model, cache: &mut AnalysisCache) -> Vec<TypeRow> {
+    let row = |(op_type, cost)| TypeRow { op_type, cost };
+    let mut out: Vec<TypeRow> = types_of(model, cache).into_iter().map(row).collect();
     out.sort_by(|a, b| {
-        let count = b.cost.count.cmp(&a.cost.count);
+        let count = b.cost.nodes.cmp(&a.cost.nodes);
         count.then_with(|| a.op_type.cmp(&b.op_type))
     });
     out

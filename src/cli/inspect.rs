@@ -153,9 +153,9 @@ fn operators(out: &mut String, d: &Details) -> std::fmt::Result {
     for t in &d.types {
         table.add_row([
             short(&t.op_type, NAME),
-            unless_none(t.cost.count, count),
+            unless_none(t.cost.nodes, count),
             unless_none(t.cost.parameters, count),
-            unless_none(t.cost.weight_bytes, bytes),
+            unless_none(t.cost.bytes, bytes),
             unless_none(t.cost.macs, count),
         ]);
     }

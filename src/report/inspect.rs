@@ -114,9 +114,9 @@ fn operators(d: &Details) -> Markup {
         let share = (c.macs > 0).then(|| c.macs as f64 / macs.max(1) as f64);
         Row::new(vec![
             Cell::text(name(&t.op_type)),
-            number(c.count, count),
+            number(c.nodes, count),
             number(c.parameters, count),
-            number(c.weight_bytes, bytes),
+            number(c.bytes, bytes),
             number(c.macs, count),
             Cell::share(share),
         ])

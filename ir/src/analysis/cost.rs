@@ -75,27 +75,23 @@ pub struct OpCost {
     pub assumed: bool,
 }
 
-/// What all operators of one type cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct TypeCost {
-    /// How many there are.
-    pub count: u64,
-    /// Elements of the parameters that they take. What several operators share counts for the
-    /// first of them.
-    pub parameters: u64,
-    /// The bytes of these parameters.
-    pub weight_bytes: u64,
-    /// Multiply-accumulates, each operator executed once; those inside control flow count where
-    /// they stand.
-    pub macs: u64,
-}
-
 /// The cost of a model and of its operators.
 #[derive(Debug)]
 pub struct Costs {
     total: ModelCost,
     ops: HashMap<OpId, OpCost>,
-    types: BTreeMap<String, TypeCost>,
+    weights: HashMap<ValueId, WeightCost>,
+}
+
+/// What one constant that counts as parameters amounts to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct WeightCost {
+    /// The number of elements.
+    pub elements: u64,
+    /// The bytes that they take.
+    pub bytes: u64,
+    /// How many are zero; 0 when they were not counted.
+    pub zeros: u64,
 }
 
 impl Analysis for Costs {
@@ -113,9 +109,9 @@ impl Costs {
         &self.total
     }
 
-    /// The cost of each type of operators, by the names that [`ModelCost::operators`] has.
-    pub fn types(&self) -> &BTreeMap<String, TypeCost> {
-        &self.types
+    /// The constant that a value of any graph or function is, when it counts as parameters.
+    pub fn weight(&self, value: ValueId) -> Option<WeightCost> {
+        self.weights.get(&value).copied()
     }
 
     /// The multiply-accumulates of one execution of an operator; for control flow those of
@@ -176,10 +172,11 @@ struct Counter<'a> {
     zeros: bool,
     cost: ModelCost,
     ops: HashMap<OpId, OpCost>,
+    weights: HashMap<ValueId, WeightCost>,
     /// Zeros of constants, with the number of elements.
     sparsity: HashMap<ValueId, (u64, u64)>,
     /// By domain and type.
-    by_type: HashMap<Name, HashMap<Name, TypeCost>>,
+    by_type: HashMap<Name, HashMap<Name, usize>>,
     functions: HashMap<(&'a str, &'a str, &'a str), usize>,
     heavy_functions: Vec<Option<bool>>,
 }
@@ -196,6 +193,7 @@ fn count(model: &Model, options: &CostOptions, shapes: &Shapes) -> Costs {
             ..ModelCost::default()
         },
         ops: HashMap::new(),
+        weights: HashMap::new(),
         sparsity: HashMap::new(),
         by_type: HashMap::new(),
         functions: functions
@@ -211,18 +209,13 @@ fn count(model: &Model, options: &CostOptions, shapes: &Shapes) -> Costs {
     model.for_each_graph(&mut |g| counter.operators(g));
     let work = counter.work(&mut vec![&model.graph]);
     let mut cost = counter.cost;
-    let mut types = BTreeMap::new();
-    for (domain, of_domain) in counter.by_type {
-        for (op_type, of_type) in of_domain {
+    for (domain, types) in counter.by_type {
+        for (op_type, n) in types {
             let key = match &*domain {
                 "" => op_type.to_string(),
                 domain => format!("{domain}::{op_type}"),
             };
-            if of_type.count > 0 {
-                let n = usize::try_from(of_type.count).unwrap_or(usize::MAX);
-                cost.operators.insert(key.clone(), n);
-            }
-            types.insert(key, of_type);
+            cost.operators.insert(key, n);
         }
     }
     cost.macs = work.macs;
@@ -232,7 +225,7 @@ fn count(model: &Model, options: &CostOptions, shapes: &Shapes) -> Costs {
     Costs {
         total: cost,
         ops: counter.ops,
-        types,
+        weights: counter.weights,
     }
 }
 
@@ -245,13 +238,17 @@ impl<'a> Counter<'a> {
                 continue;
             }
             self.cost.nodes += 1;
-            self.of_type(op).count += 1;
+            let domain = match self.by_type.get_mut(op.domain()) {
+                Some(domain) => domain,
+                None => self.by_type.entry(op.domain().clone()).or_default(),
+            };
+            match domain.get_mut(op.op_type()) {
+                Some(n) => *n += 1,
+                None => {
+                    domain.insert(op.op_type().clone(), 1);
+                }
+            }
         }
-    }
-
-    fn of_type(&mut self, op: &Op) -> &mut TypeCost {
-        let domain = self.by_type.entry(op.domain().clone()).or_default();
-        domain.entry(op.op_type().clone()).or_default()
     }
 
     /// Counts the parameters of a graph and of those inside it. Returns, for each value of the
@@ -301,12 +298,12 @@ impl<'a> Counter<'a> {
         if shape_data.holds(value, integer) {
             return;
         }
-        let graph = shape_data.graph;
-        if let Some(user) = graph.sorted_uses(value).first() {
-            let of_type = self.of_type(graph.op(user.op));
-            of_type.parameters = of_type.parameters.saturating_add(weight.elements);
-            of_type.weight_bytes = of_type.weight_bytes.saturating_add(weight.bytes);
-        }
+        let of_value = WeightCost {
+            elements: weight.elements,
+            bytes: weight.bytes,
+            zeros: weight.zeros,
+        };
+        self.weights.insert(value, of_value);
         let cost = &mut self.cost;
         cost.parameters = cost.parameters.saturating_add(weight.elements);
         cost.weight_bytes = cost.weight_bytes.saturating_add(weight.bytes);
@@ -340,10 +337,6 @@ impl<'a> Counter<'a> {
             };
             if cost.macs != Some(0) {
                 self.ops.insert(id, cost);
-                if !op.has_subgraphs() {
-                    let of_type = self.of_type(op);
-                    of_type.macs = of_type.macs.saturating_add(of_op.macs);
-                }
             }
             work.add(of_op);
         }

@@ -12,9 +12,11 @@ use crate::model::Model;
 
 pub mod cost;
 pub mod shapes;
+pub mod structure;
 
-pub use cost::{CostOptions, Costs, ModelCost, TypeCost};
+pub use cost::{CostOptions, Costs, ModelCost, WeightCost};
 pub use shapes::{ShapeOptions, Shapes, SymDim, TensorFact};
+pub use structure::{Anchors, Constants, Detail, Hashes, Structure};
 
 /// Something computed from a model.
 pub trait Analysis: Send + Sync + Sized + 'static {
