@@ -197,6 +197,9 @@ pub(super) struct Diff {
     /// Print all operators of both models with their alignment, unchanged ones too
     #[arg(long, requires = "json")]
     pub(super) alignment: bool,
+    /// Write a page with both graphs side by side, instead of printing
+    #[arg(long, value_name = "FILE.html")]
+    pub(super) html: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -17,6 +17,7 @@ use super::terminal::{
     plural, table,
 };
 use super::{interrupt, io, terminal};
+use crate::diff::diff;
 use crate::inspect::Inspection;
 use crate::onnx::{self, ExternalData, WriteOptions};
 use crate::optimize::{OptimizeError, Optimizer, Report, Written};
@@ -35,6 +36,8 @@ pub(super) fn run(registry: &Registry, common: &Common, args: &Optimize) -> anyh
     // What came through standard input can't be read again for a reproducer.
     let spare = io::is_dash(&args.input).then(|| loaded.model.clone());
     let (mut model, file_bytes, side_files) = (loaded.model, loaded.file_bytes, loaded.side_files);
+    // For the diff of a page; its tensors are shared with the model.
+    let original = model.clone();
     let progress = Bar::new(common);
     let mut printer = Printer {
         after: args.print_ir_after.clone(),
@@ -57,11 +60,11 @@ pub(super) fn run(registry: &Registry, common: &Common, args: &Optimize) -> anyh
     report.written = Some(written);
     for path in &args.reports {
         let text = if is_page(path) {
-            let command = command(args);
             optimize_page(&Story {
                 report: &report,
-                command: &command,
+                command: &command(args),
                 recipe: &yaml,
+                diff: &diff(&original, &model)?,
             })
         } else {
             io::to_json(&report)? + "\n"

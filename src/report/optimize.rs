@@ -7,12 +7,14 @@ use paring_ir::pass::{Effect, RemarkKind};
 use paring_ir::report::PassReport;
 use serde_json::Value as Json;
 
+use super::diff;
 use super::format::{bytes, count, duration, number, plural};
 use super::inspect::section;
 use super::kit::{
     Cell, Column, Name, Page, Row, Section, Table, copyable, name, notes, percent, tile,
 };
 use super::plot::{Axis, Plot, Series, Style};
+use crate::diff::Diff;
 use crate::optimize::Report;
 use crate::validate::{LayerError, LayerErrors, Latency, Validation};
 
@@ -31,6 +33,8 @@ pub struct Story<'a> {
     pub command: &'a str,
     /// The recipe as YAML.
     pub recipe: &'a str,
+    /// What differs between the two models.
+    pub diff: &'a Diff,
 }
 
 /// The page about a run.
@@ -43,6 +47,9 @@ pub fn optimize_page(story: &Story<'_>) -> String {
     }
     sections.push(section("passes", "What each pass did", passes(&r.passes)));
     sections.extend(missed(&r.passes));
+    if r.changed {
+        sections.extend(diff::sections(story.diff));
+    }
     sections.push(section("again", "Do it again", again(story)));
     sections.extend(all_notes(r));
     let (input, output) = (file(&r.input), file(&r.output));
@@ -55,7 +62,7 @@ pub fn optimize_page(story: &Story<'_>) -> String {
             dl.tiles { (tiles(r)) }
         },
         sections,
-        scripts: &[],
+        scripts: &[diff::SCRIPT],
     }
     .render()
 }
