@@ -4,7 +4,7 @@ use maud::{Markup, Render, html};
 
 use super::format::{bytes, count, number, plural};
 use super::graphs::{Viewer, viewer};
-use super::inspect::section;
+use super::inspect::{file_name, titled};
 use super::kit::{Cell, Column, Name, Page, Row, Section, Table, island, name, percent, tile};
 use super::plot::{Axis, Plot, Series, Style};
 use crate::diff::{Diff, Difference, Histogram, Pattern, PatternKind, TensorChange, TensorStats};
@@ -24,9 +24,10 @@ pub fn diff_page(before: &str, after: &str, d: &Diff) -> String {
         kind: "diff",
         title: &format!("{before} → {after}"),
         head: html! {
-            h1 { (Name(before)) span.arrow { "→" } (Name(after)) }
+            h1 { (Name(file_name(before))) span.arrow { "→" } (Name(file_name(after))) }
             p.lead { (verdict(d)) }
             dl.tiles { (tiles(d)) }
+            p.under { "Before: " (name(before)) ", after: " (name(after)) }
         },
         sections: sections(d),
         scripts: &[SCRIPT],
@@ -39,21 +40,21 @@ pub(super) fn sections(d: &Diff) -> Vec<Section> {
     let mut out = Vec::new();
     let data = viewer(d);
     if !data.changes.is_empty() {
-        out.push(section("changes", "The graphs side by side", graphs(d, &data)));
+        out.push(titled("changes", "Graphs", "The graphs side by side", graphs(d, &data)));
     }
     if !d.initializers.changed.is_empty() {
-        out.push(section("weights", "Weights that differ", weights(d)));
+        out.push(titled("weights", "Weights", "Weights that differ", weights(d)));
     }
     let (added, removed) = (&d.initializers.added, &d.initializers.removed);
     if !added.is_empty() || !removed.is_empty() {
-        out.push(section("constants", "Constants added and removed", constants(d)));
+        out.push(titled("constants", "Constants", "Constants added and removed", constants(d)));
     }
-    out.push(section("totals", "What each type of operators costs", totals(d)));
+    out.push(titled("totals", "Costs", "What each type of operators costs", totals(d)));
     if !d.types.is_empty() {
-        out.push(section("shapes", "Values with another type", types(d)));
+        out.push(titled("shapes", "Types", "Values with another type", types(d)));
     }
     if !d.interface.is_empty() {
-        out.push(section("interface", "Around the graph", differences(&d.interface)));
+        out.push(titled("interface", "Interface", "Around the graph", differences(&d.interface)));
     }
     out
 }
@@ -102,7 +103,13 @@ fn verdict(d: &Diff) -> String {
 fn tiles(d: &Diff) -> Markup {
     let (a, b) = (&d.before, &d.after);
     let one = |label: &str, a: u64, b: u64, show: fn(u64) -> String| {
-        let under = if a == b { "as before".to_owned() } else { format!("was {}", show(a)) };
+        let under = match (a.cmp(&b), show(a) == show(b)) {
+            (std::cmp::Ordering::Equal, _) => "as before".to_owned(),
+            (_, false) => format!("was {}", show(a)),
+            // Rounding hides the difference.
+            (std::cmp::Ordering::Less, true) => format!("{} more", show(b - a)),
+            (std::cmp::Ordering::Greater, true) => format!("{} fewer", show(a - b)),
+        };
         tile(label, &show(b), &under)
     };
     html! {

@@ -24,7 +24,7 @@ pub fn inspect_page(file: &str, d: &Details) -> String {
         section("layers", "Layers and weights", layers(d)),
     ];
     if let Some(p) = &d.profile {
-        sections.push(section("time", "Where the time goes", profile(p)));
+        sections.push(titled("time", "Time", "Where the time goes", profile(p)));
     }
     sections.push(section("tensors", "Largest tensors", tensors(d)));
     sections.push(section("interface", "Inputs and outputs", interface(d)));
@@ -34,18 +34,42 @@ pub fn inspect_page(file: &str, d: &Details) -> String {
     Page {
         kind: "inspect",
         title: file,
-        head: html! { h1 { (Name(file)) } (head(d)) },
+        head: html! { h1 { (Name(file_name(file))) } (head(file, d)) },
         sections,
         scripts: &[],
     }
     .render()
 }
 
+/// A part of a page that goes by its whole title.
 pub(super) fn section(id: &'static str, title: &'static str, body: Markup) -> Section {
-    Section { id, title, body }
+    titled(id, title, title, body)
 }
 
-fn head(d: &Details) -> Markup {
+/// A part of a page with a shorter title for the list at the top.
+pub(super) fn titled(
+    id: &'static str,
+    short: &'static str,
+    title: &'static str,
+    body: Markup,
+) -> Section {
+    Section {
+        id,
+        short,
+        title,
+        body,
+    }
+}
+
+/// The last part of a path, which is what people call a file.
+pub(super) fn file_name(path: &str) -> &str {
+    match path {
+        "-" => "standard input",
+        path => path.rsplit(['/', '\\']).next().unwrap_or(path),
+    }
+}
+
+fn head(file: &str, d: &Details) -> Markup {
     let n = &d.numbers;
     let opsets: Vec<String> = d.opsets.iter().map(|(d, v)| format!("{d} {v}")).collect();
     let producer = match d.producer.as_str() {
@@ -58,7 +82,7 @@ fn head(d: &Details) -> Markup {
     };
     html! {
         p.under {
-            (Name(&opsets.join(", "))) ", IR version " (d.ir_version)
+            (name(file)) ": " (Name(&opsets.join(", "))) ", IR version " (d.ir_version)
             ", made by " (Name(producer))
         }
         dl.tiles {

@@ -30,6 +30,8 @@ pub(super) fn name(text: &str) -> Markup {
 /// A part of a page.
 pub(super) struct Section {
     pub(super) id: &'static str,
+    /// What the list of parts at the top calls it.
+    pub(super) short: &'static str,
     pub(super) title: &'static str,
     pub(super) body: Markup,
 }
@@ -73,7 +75,7 @@ impl Page<'_> {
                     }
                     nav.toc aria-label="On this page" {
                         div {
-                            @for s in &self.sections { a href={ "#" (s.id) } { (s.title) } }
+                            @for s in &self.sections { a href={ "#" (s.id) } { (s.short) } }
                         }
                     }
                     main {
@@ -344,7 +346,8 @@ mod tests {
             head: html! { h1 { (name(HOSTILE)) } },
             sections: vec![Section {
                 id: "one",
-                title: "One",
+                short: "One",
+                title: "The one",
                 body: html! { p { "text" } },
             }],
             scripts: &[],

@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 
 use super::diff;
 use super::format::{bytes, count, duration, number, plural};
-use super::inspect::section;
+use super::inspect::{file_name, section, titled};
 use super::kit::{
     Cell, Column, Name, Page, Row, Section, Table, copyable, name, notes, percent, tile,
 };
@@ -40,19 +40,22 @@ pub struct Story<'a> {
 /// The page about a run.
 pub fn optimize_page(story: &Story<'_>) -> String {
     let r = story.report;
-    let mut sections = vec![section("summary", "Before and after", summary(r))];
-    sections.push(section("outputs", "What it did to the outputs", outputs(r)));
+    let mut sections = vec![titled("summary", "Summary", "Before and after", summary(r))];
+    sections.push(titled("outputs", "Outputs", "What it did to the outputs", outputs(r)));
     if let Some(l) = r.layers.as_ref().filter(|l| !l.layers.is_empty()) {
-        sections.push(section("layers", "Error layer by layer", layers(l)));
+        sections.push(titled("layers", "Layers", "Error layer by layer", layers(l)));
     }
-    sections.push(section("passes", "What each pass did", passes(&r.passes)));
+    sections.push(titled("passes", "Passes", "What each pass did", passes(&r.passes)));
     sections.extend(missed(&r.passes));
     if r.changed {
         sections.extend(diff::sections(story.diff));
     }
-    sections.push(section("again", "Do it again", again(story)));
+    sections.push(titled("again", "Reproduce", "Do it again", again(story)));
     sections.extend(all_notes(r));
-    let (input, output) = (file(&r.input), file(&r.output));
+    let (input, output) = (
+        file(&r.input, "standard input"),
+        file(&r.output, "standard output"),
+    );
     Page {
         kind: "optimize",
         title: &format!("{input} → {output}"),
@@ -67,11 +70,11 @@ pub fn optimize_page(story: &Story<'_>) -> String {
     .render()
 }
 
-/// The last part of a path, which is what people call a file.
-fn file(path: &Option<String>) -> String {
+/// What people call the file that was read or written.
+fn file(path: &Option<String>, stream: &'static str) -> String {
     match path.as_deref() {
-        None | Some("-") => "standard stream".to_owned(),
-        Some(path) => path.rsplit(['/', '\\']).next().unwrap_or(path).to_owned(),
+        None | Some("-") => stream.to_owned(),
+        Some(path) => file_name(path).to_owned(),
     }
 }
 
@@ -392,7 +395,7 @@ fn layer_row(index: usize, e: &LayerError, most: f64) -> Row {
 fn layer_plot(l: &LayerErrors) -> Markup {
     let series = |label: &'static str, of: fn(&LayerError) -> Option<f64>| {
         let drawn = l.layers.iter().enumerate();
-        let drawn = drawn.filter_map(|(i, e)| Some((i, e, of(e).filter(|x| *x > 0.0)?)));
+        let drawn = drawn.filter_map(|(i, e)| Some((i, e, of(e).filter(|x| *x >= ROUNDING)?)));
         let (points, texts) = drawn
             .map(|(i, e, x)| {
                 let text = format!("{} {}: {}", paring_ir::escape(&e.op_type), paring_ir::escape(&e.name), show_error(x));
@@ -411,11 +414,11 @@ fn layer_plot(l: &LayerErrors) -> Markup {
         series("by itself", |e| e.isolated),
     ];
     let values = || all.iter().flat_map(|s| s.points.iter().map(|p| p.1));
-    let low = values().fold(f64::INFINITY, f64::min).max(1e-8);
+    let low = values().fold(f64::INFINITY, f64::min).max(ROUNDING);
     let high = values().fold(low, f64::max);
     Plot {
         title: "Relative error of each layer",
-        about: "in the order of the data flow; layers without any error are not drawn",
+        about: "in the order of the data flow; what is below 0.00001 is rounding and not drawn",
         x: Axis::linear(1.0, l.layers.len() as f64, 6, "layer"),
         y: Axis::log(low, high, "relative error"),
         series: all.into(),
@@ -583,7 +586,7 @@ fn missed(all: &[PassReport]) -> Option<Section> {
             p { "What passes recognized and left alone, and why. A refusal is no error: the operator stays as it was." }
             (table)
         };
-        section("missed", "Missed chances", body)
+        titled("missed", "Missed", "Missed chances", body)
     })
 }
 

@@ -109,7 +109,9 @@
       if (span < 1 || span > FAR) { e.path = [a, b]; e.far = true; continue; }
       e.path = [a];
       for (let l = a.layer + 1; l < b.layer; l++) {
-        const bend = { layer: l, width: 14, up: [], down: [] };
+        // A bend of one side takes no room: on that side there may be nothing to go around.
+        const width = e.side === (BEFORE | AFTER) ? 14 : -GAP;
+        const bend = { layer: l, width, up: [], down: [] };
         layers[l].push(bend);
         join(e.path.at(-1), bend);
         e.path.push(bend);
@@ -175,6 +177,16 @@
     }
   };
 
+  // The bends of an edge that something on its side stands in the way of.
+  const needed = (layers, { path, side }) => {
+    const [a, b] = [path[0], path.at(-1)];
+    const free = path.slice(1, -1).every(bend => {
+      const x = a.x + (b.x - a.x) * (bend.y - a.y) / (b.y - a.y);
+      return layers[bend.layer].every(other =>
+        !other.cell || !(other.cell.sides & side) || Math.abs(other.x - x) > WIDTH / 2 + 6);
+    });
+    return free ? [a, b] : path;
+  };
   const curve = path => {
     let d = '';
     path.forEach((item, i) => {
@@ -238,7 +250,7 @@
     g.setAttribute('class', `cell ${node.k ? 'port' : STATES[node.s]}`);
     g.dataset.node = cell.node;
     g.append(element('text', { x: WIDTH / 2, y: 18, class: 'type' }, cut(type, 21)));
-    g.append(element('text', { x: WIDTH / 2, y: 33, class: 'label' }, cut(name, 26)));
+    g.append(element('text', { x: WIDTH / 2, y: 33, class: 'label' }, cut(name, 23)));
     g.append(element('title', {}, `${type} ${name}`));
     g.addEventListener('click', () => select(cell.node));
     return g;
@@ -251,7 +263,7 @@
       for (const e of layout.edges) {
         if (!(e.side & side)) continue;
         const only = e.side !== (BEFORE | AFTER);
-        const d = e.far ? stubs(e.path) : curve(e.path);
+        const d = e.far ? stubs(e.path) : curve(needed(layout.layers, e));
         parts.push(element('path', { d, class: `edge${only ? ' only' : ''}${e.far ? ' far' : ''}` }));
       }
       for (const item of layout.items) {
