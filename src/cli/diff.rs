@@ -22,6 +22,8 @@ use crate::report::diff_page;
 const ROWS: usize = 24;
 /// Lines of the listing of operators that are shown unless more is asked for.
 const LINES: usize = 80;
+/// Operators of one type in a row that are told one by one.
+const RUN: usize = 4;
 /// Unchanged operators that are shown around a change.
 const CONTEXT: usize = 1;
 /// The width of one side of the listing.
@@ -153,36 +155,50 @@ impl View<'_> {
         writeln!(out, "{BOLD}{title}{BOLD:#}")?;
         let mut lines: Vec<String> = Vec::new();
         let mut folded = (0, 0);
-        for (row, near) in rows.iter().zip(near) {
-            if !near {
+        let mut at = 0;
+        while let Some(row) = rows.get(at) {
+            if !near[at] {
                 folded.0 += 1;
                 folded.1 += usize::from(row.state() == State::Reweighted);
+                at += 1;
                 continue;
             }
             fold(&mut lines, &mut folded);
             lines.push(row.text());
-            let change = row.after.or(row.before).and_then(|n| n.change);
-            if let Some(change) = change.and_then(|c| self.d.operators.changed.get(c)) {
-                for d in &change.changes {
-                    let mut line = String::new();
-                    difference(&mut line, d, "      ")?;
-                    lines.push(line.trim_end().to_owned());
-                }
-                if !change.op.by.is_empty() {
-                    lines.push(format!("      {}", origin(&change.op)));
-                }
-            } else if let Some(op) = row.added(self.d) {
-                if !op.by.is_empty() {
-                    lines.push(format!("      {}", origin(op)));
-                }
+            self.details(&mut lines, row)?;
+            at += 1;
+            let run = rows[at..].iter().take_while(|r| r.is_like(row)).count();
+            if run > RUN && !self.all {
+                let what = format!("{run} more {}", short(row.op_type(), 30));
+                let (sign, style) = row.sign();
+                lines.push(format!("{style}{sign} … {what}{style:#}"));
+                at += run;
             }
         }
         fold(&mut lines, &mut folded);
         for line in lines.iter().take(self.shown(lines.len(), LINES)) {
-            writeln!(out, "{}", line.trim_end())?;
+            writeln!(out, "{line}")?;
         }
         self.more(out, lines.len(), LINES, "more line")?;
         writeln!(out)
+    }
+
+    /// What there is to say of one operator.
+    fn details(&self, lines: &mut Vec<String>, row: &Row<'_>) -> std::fmt::Result {
+        let change = row.after.or(row.before).and_then(|n| n.change);
+        let change = change.and_then(|c| self.d.operators.changed.get(c));
+        for d in change.into_iter().flat_map(|c| &c.changes) {
+            let mut line = String::new();
+            difference(&mut line, d, "      ")?;
+            lines.push(line.trim_end().to_owned());
+        }
+        // Whose pattern stands above is explained there.
+        let told = row.after.is_some_and(|n| n.pattern.is_some()) && !self.all;
+        let op = change.map(|c| &c.op).or_else(|| row.added(self.d));
+        if let Some(op) = op.filter(|op| !op.by.is_empty() && !told) {
+            lines.push(format!("      {}", origin(op)));
+        }
+        Ok(())
     }
 
     fn types(&self, out: &mut String) -> std::fmt::Result {
@@ -217,11 +233,24 @@ impl View<'_> {
         }
         writeln!(out, "{BOLD}Weights and other constants{BOLD:#}")?;
         let plain = |(name, ty): &(String, String)| format!("{} {}", short(name, 60), clean(ty));
-        for (sign, style, list) in [("-", BAD, &t.removed), ("+", GOOD, &t.added)] {
-            for entry in list.iter().take(self.shown(list.len(), ROWS / 2)) {
+        for (sign, style, list, in_use) in [
+            ("-", BAD, &t.removed, t.removed_in_use),
+            ("+", GOOD, &t.added, t.added_in_use),
+        ] {
+            // What operators take is a part of what is told of them.
+            let lone = if self.all {
+                list.len()
+            } else {
+                list.len() - in_use
+            };
+            for entry in list.iter().take(self.shown(lone, ROWS / 2).min(lone)) {
                 writeln!(out, "{style}{sign} tensor {}{style:#}", plain(entry))?;
             }
-            self.more(out, list.len(), ROWS / 2, "more tensor")?;
+            self.more(out, lone, ROWS / 2, "more tensor")?;
+            if in_use > 0 && !self.all {
+                let what = plural(in_use, "tensor");
+                writeln!(out, "{style}{sign} {what} of the operators above{style:#}")?;
+            }
         }
         for c in t.changed.iter().take(self.shown(t.changed.len(), ROWS)) {
             writeln!(
@@ -241,21 +270,24 @@ impl View<'_> {
             return Ok(());
         }
         let mut table = table(&["", "before", "after", "ratio"], 1);
-        let mut row = |name: &str, x: u64, y: u64, text: &dyn Fn(u64) -> String| {
-            table.add_row([name.to_owned(), text(x), text(y), ratio(x, y)]);
+        let row = |name: &str, x: u64, y: u64, text: &dyn Fn(u64) -> String| {
+            [name.to_owned(), text(x), text(y), ratio(x, y)]
         };
-        row("operators", a.nodes, b.nodes, &|n| n.to_string());
-        row("parameters", a.parameters, b.parameters, &count);
-        row("  of them zero", a.zeros, b.zeros, &count);
-        row("bytes of weights", a.bytes, b.bytes, &bytes);
-        row("MACs", a.macs, b.macs, &count);
+        table.add_row(row("operators", a.nodes, b.nodes, &|n| n.to_string()));
+        table.add_row(row("parameters", a.parameters, b.parameters, &count));
+        if a.zeros + b.zeros > 0 {
+            let zeros = |t: &Totals| {
+                let share = 100.0 * t.zeros as f64 / t.parameters.max(1) as f64;
+                format!("{share:.1} %")
+            };
+            let name = "  of them zero".to_owned();
+            table.add_row([name, zeros(a), zeros(b), String::new()]);
+        }
+        table.add_row(row("bytes of weights", a.bytes, b.bytes, &bytes));
+        table.add_row(row("MACs", a.macs, b.macs, &count));
         if (a.macs, b.macs) != (a.effective_macs, b.effective_macs) {
-            row(
-                "  of weights not zero",
-                a.effective_macs,
-                b.effective_macs,
-                &count,
-            );
+            let (x, y) = (a.effective_macs, b.effective_macs);
+            table.add_row(row("  of weights not zero", x, y, &count));
         }
         writeln!(out, "{}\n", table.trim_fmt())
     }
@@ -448,14 +480,29 @@ impl Row<'_> {
         self.after.or(self.before).map_or(State::Same, |n| n.state)
     }
 
-    fn text(&self) -> String {
-        let (sign, style): (&str, Style) = match self.state() {
+    fn sign(&self) -> (&'static str, Style) {
+        match self.state() {
             State::Same => (" ", DIM),
             State::Reweighted => (" ", PLAIN),
             State::Changed => ("~", WARN),
             State::Added => ("+", GOOD),
             State::Removed => ("-", BAD),
-        };
+        }
+    }
+
+    fn op_type(&self) -> &str {
+        self.after.or(self.before).map_or("", |n| &n.op_type)
+    }
+
+    /// Whether both are operators of one type that were added, or removed.
+    fn is_like(&self, other: &Row<'_>) -> bool {
+        matches!(self.state(), State::Added | State::Removed)
+            && self.state() == other.state()
+            && self.op_type() == other.op_type()
+    }
+
+    fn text(&self) -> String {
+        let (sign, style) = self.sign();
         let cell = |n: Option<&Node>| {
             n.map_or_else(String::new, |n| {
                 let width = SIDE.saturating_sub(n.op_type.chars().count() + 2);
@@ -467,7 +514,8 @@ impl Row<'_> {
             State::Reweighted => "  (other weights)",
             _ => "",
         };
-        format!("{style}{sign} {left:<SIDE$}  {right}{note}{style:#}")
+        let line = format!("{sign} {left:<SIDE$}  {right}{note}");
+        format!("{style}{}{style:#}", line.trim_end())
     }
 
     /// What is told of an added operator.
@@ -536,7 +584,8 @@ fn fold(lines: &mut Vec<String>, folded: &mut (usize, usize)) {
     }
     let note = match reweighted {
         0 => String::new(),
-        n => format!(", {n} of them with other weights"),
+        n if n == all => " but for weights".to_owned(),
+        n => format!(", {n} of them but for weights"),
     };
     lines.push(format!(
         "{DIM}  … {} unchanged{note}{DIM:#}",
@@ -605,7 +654,9 @@ fn tensor_text(c: &TensorChange) -> String {
             100.0 * c.sparsity_after
         ));
     }
-    if x.elements.is_none() && x.distinct != y.distinct {
+    // Codebooks and codes are worth a word, a few elements more or less are not.
+    let few = |n: Option<usize>| n.is_some_and(|n| n <= 256);
+    if x.elements.is_none() && x.distinct != y.distinct && few(x.distinct) != few(y.distinct) {
         let text = |n: Option<usize>| n.map_or_else(|| "many".to_owned(), |n| n.to_string());
         parts.push(format!(
             "distinct {} -> {}",

@@ -10,6 +10,7 @@ use paring_ir::analysis::{Anchors, Detail, Structure};
 use paring_ir::{Name, ValueId};
 
 use super::net::{CAPTURE, From, Net};
+use super::sequence::common;
 
 /// Numbers for the values of an enclosing graph, the same on both sides where they are the same.
 pub(super) type Env = HashMap<ValueId, u64>;
@@ -52,6 +53,7 @@ pub(super) fn align(a: &Net<'_>, b: &Net<'_>, env_a: &Env, env_b: &Env) -> Align
             ..Alignment::default()
         },
         queue: Vec::new(),
+        holds: true,
         labels: (Vec::new(), Vec::new()),
     };
     aligner.run();
@@ -76,6 +78,9 @@ struct Aligner<'a> {
     env_b: &'a Env,
     out: Alignment,
     queue: Vec<(usize, usize)>,
+    /// Neighbours wait until everything that is computed in the same way is aligned: where two
+    /// inputs were swapped, they would be aligned crosswise.
+    holds: bool,
     labels: (Vec<Name>, Vec<Name>),
 }
 
@@ -85,15 +90,11 @@ struct Keys(Vec<u64>, Vec<u64>);
 impl Keys {
     fn and(&self, other: &Keys) -> Keys {
         fn both(x: &[u64], y: &[u64]) -> Vec<u64> {
-            let mix = |(x, y): (&u64, &u64)| {
-                x.rotate_left(23) ^ y.wrapping_mul(0x9E37_79B9_7F4A_7C15)
-            };
+            let mix =
+                |(x, y): (&u64, &u64)| x.rotate_left(23) ^ y.wrapping_mul(0x9E37_79B9_7F4A_7C15);
             x.iter().zip(y).map(mix).collect()
         }
-        Keys(
-            both(&self.0, &other.0),
-            both(&self.1, &other.1),
-        )
+        Keys(both(&self.0, &other.0), both(&self.1, &other.1))
     }
 }
 
@@ -107,10 +108,17 @@ impl Aligner<'_> {
         let (own, up, down) = self.keys(&elements);
         // The same graph, weights included, before or after all that was edited.
         self.by_key(&up.and(&down), Rule::Order, &own);
-        let near = self.neighbourhood(&elements, 3);
-        self.by_key(&up.and(&near), Rule::Even, &own);
-        self.by_key(&down.and(&near), Rule::Even, &own);
+        // What is computed in the same way goes before what is used in the same way. Of several
+        // that compute the same, those in the same surroundings belong together.
+        for steps in [3, 1] {
+            let near = self.neighbourhood(&elements, steps);
+            self.by_key(&up.and(&near), Rule::Even, &own);
+        }
         self.by_key(&up, Rule::Order, &own);
+        self.holds = false;
+        self.propagate_all(&own);
+        let near = self.neighbourhood(&elements, 3);
+        self.by_key(&down.and(&near), Rule::Even, &own);
         self.by_key(&down, Rule::Even, &own);
         self.by_weights(&own);
         self.out.up_a.clone_from(&up.0);
@@ -144,6 +152,8 @@ impl Aligner<'_> {
         for keys in [up_types, down_types, up_kinds, down_kinds] {
             self.by_key(&keys, Rule::Unique, &own_kinds);
         }
+        self.by_sequence(&own_types);
+        self.by_sequence(&own_kinds);
         let bare = self.bare();
         self.propagate_all(&bare);
         self.by_names(&own_types, true);
@@ -240,8 +250,10 @@ impl Aligner<'_> {
     fn pair(&mut self, i: usize, j: usize, own: &Keys) {
         self.out.to_b[i] = Some(j);
         self.out.to_a[j] = Some(i);
-        self.queue.push((i, j));
-        self.propagate(own);
+        if !self.holds {
+            self.queue.push((i, j));
+            self.propagate(own);
+        }
     }
 
     fn is_open(&self, i: usize, j: usize) -> bool {
@@ -363,6 +375,32 @@ impl Aligner<'_> {
                 conflict == 0 || support > conflict
             }) {
                 self.pair(i, j, own);
+            }
+        }
+    }
+
+    /// Aligns runs of operators of the same kinds in the same order, as between two places of a
+    /// repetitive graph that were edited.
+    fn by_sequence(&mut self, keys: &Keys) {
+        let open = |n: &Net<'_>, taken: &[Option<usize>], keys: &[u64]| -> Vec<usize> {
+            let open = (0..n.ops.len()).filter(|&i| taken[i].is_none());
+            let mut open: Vec<usize> = open.collect();
+            // Not the order of the file, which says nothing.
+            open.sort_by_key(|&i| (n.levels[i], keys[i], i));
+            open
+        };
+        let xs = open(self.a, &self.out.to_b, &keys.0);
+        let ys = open(self.b, &self.out.to_a, &keys.1);
+        let of = |places: &[usize], keys: &[u64]| -> Vec<u64> {
+            places.iter().map(|&p| keys[p]).collect()
+        };
+        let Some(found) = common(&of(&xs, &keys.0), &of(&ys, &keys.1)) else {
+            return;
+        };
+        for (x, y) in found {
+            let (i, j) = (xs[x], ys[y]);
+            if self.is_open(i, j) && self.agreement(i, j).1 == 0 {
+                self.pair(i, j, keys);
             }
         }
     }
@@ -556,13 +594,16 @@ impl Aligner<'_> {
                 return;
             }
             let s = self.structures(detail);
-            let keys = |n: &Net<'_>, s: &Structure| -> Vec<(u64, Option<String>)> {
+            let keys = |n: &Net<'_>, s: &Structure| -> Vec<_> {
                 let inputs = n.graph.inputs().iter();
                 inputs
                     .map(|&v| {
                         let ty = n.graph.value(v).declared_type();
-                        let dtype = ty.and_then(|t| t.dtype()).map(|d| d.name().to_owned());
-                        (s.input(v), dtype)
+                        let sizes = ty.and_then(|t| t.shape()).map(|s| {
+                            let known = s.iter().map(paring_ir::Dim::known);
+                            known.collect::<Vec<_>>()
+                        });
+                        (s.input(v), ty.and_then(|t| t.dtype()), sizes)
                     })
                     .collect()
             };

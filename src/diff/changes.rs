@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use paring_ir::analysis::Constants;
-use paring_ir::schema::{self, Role};
+use paring_ir::analysis::structure::is_transparent;
+use paring_ir::schema::{self, Class, Role};
 use paring_ir::{AttrValue, Graph, GraphError, Model, Op, OpsetImport, ValueId};
 
 use super::align::{Alignment, Env, align, pairs};
 use super::net::{From, Net, type_name};
 use super::patterns::{Altered, Fate, Group, Regions};
-use super::weights::{Carrier, carrier, short_text};
+use super::weights::{self, Carrier, Codes, carrier, short_text};
 use super::{Difference, Place};
 
 /// Two graphs that are compared.
@@ -36,6 +37,36 @@ pub(super) struct TensorPair {
     pub(super) places: Vec<Place>,
     /// The product of two constants stands for it.
     pub(super) factors: Option<(From, From)>,
+    /// It holds the codes of an integer operator.
+    pub(super) codes: Option<Codes>,
+}
+
+impl TensorPair {
+    /// Takes the constant of the second model for codes.
+    fn set_codes(&mut self, codes: Option<Codes>, constants: (&Constants, &Constants)) {
+        let first = self.a.main.and_then(|v| constants.0.get(v));
+        // Codes are compared with codes as they are.
+        let float = first.is_some_and(|c| c.dtype().is_float());
+        let Some(codes) = codes.filter(|_| float && self.b.through.is_empty()) else {
+            return;
+        };
+        self.b.parts.push(codes.scale);
+        self.b.parts.extend(codes.zero_point);
+        self.b.quantization = weights::quantization_of(constants.1, &codes);
+        self.codes = Some(codes);
+    }
+
+    fn set_factors(&mut self, factors: Option<(From, From)>) {
+        let roots = factors.map(|(u, v)| [u, v]);
+        for from in roots.into_iter().flatten() {
+            if let From::Constant(root) = from
+                && self.b.main != Some(root)
+            {
+                self.b.parts.push(root);
+            }
+        }
+        self.factors = factors;
+    }
 }
 
 /// Both models, and what was found so far.
@@ -102,7 +133,10 @@ impl<'a> Comparison<'a> {
                 match p.source(x, y, &mut regions, env_x, env_y) {
                     Wiring::Same => {}
                     Wiring::Tensors => tensors.push((x, y, slot)),
-                    Wiring::Other => changes.push(p.wiring(i, j, slot)),
+                    Wiring::Other => {
+                        p.involve(&mut regions, (x, y), (i, j));
+                        changes.push(p.wiring(i, j, slot));
+                    }
                 }
             }
             p.captures(i, j, &mut regions);
@@ -123,13 +157,20 @@ impl<'a> Comparison<'a> {
             let role = |slot| role(p.b.op(j), slot);
             let tensors: Vec<_> = tensors
                 .into_iter()
-                .map(|(x, y, slot)| (x, y, role(slot)))
+                .map(|(x, y, slot)| (x, y, slot, role(slot)))
                 .collect();
             if !changes.is_empty() {
                 self.parts[part].changes.insert(i, changes);
             }
-            for (x, y, role) in tensors {
+            for (x, y, slot, role) in tensors {
+                let factors = self.parts[part].split(x, y, j, slot);
+                let before = self.tensors.len();
                 self.tensor(part, x, y, role, place);
+                let codes = weights::codes(&self.parts[part].b, j, slot);
+                if let Some(t) = self.tensors.get_mut(before) {
+                    t.set_factors(factors);
+                    t.set_codes(codes, self.constants);
+                }
             }
         }
         self.outputs(part, &mut regions, env_x, env_y);
@@ -206,6 +247,7 @@ impl<'a> Comparison<'a> {
             role,
             places: vec![place],
             factors: None,
+            codes: None,
         });
     }
 
@@ -225,12 +267,11 @@ impl<'a> Comparison<'a> {
     fn replaced_tensors(&mut self, part: usize, group: usize) {
         let p = &self.parts[part];
         let g = &p.groups[group];
-        if g.before.is_empty() || (g.after.is_empty() && g.context.is_empty()) {
+        if g.before.is_empty() || g.after.is_empty() {
             return;
         }
-        let context = g.context.iter().map(|c| c.1);
         let first = large(&p.a, g.before.iter().copied());
-        let second = large(&p.b, g.after.iter().copied().chain(context));
+        let second = large(&p.b, g.after.iter().copied());
         // Beyond that it is another model, and there is no telling what became of each weight.
         const MOST: usize = 256;
         if first.len().max(second.len()) > MOST {
@@ -256,31 +297,42 @@ impl<'a> Comparison<'a> {
                 From::Constant(v) => p.b.constants.digest(*v) == digest,
                 _ => false,
             };
+            let kind = role(p.a.op(i), slot);
+            let alike = |o: &(usize, usize, From)| {
+                // Codes are data for integer operators.
+                let other = role(p.b.op(o.0), o.1);
+                kind == other || (shape.len() > 1 && other != "scale" && other != "zero point")
+            };
+            let name = p.a.constant_name(root);
+            let named = |o: &(usize, usize, From)| match o.2 {
+                From::Constant(v) => p.b.constant_name(v).starts_with(&name),
+                _ => false,
+            };
+            let of_shape = |o: &(usize, usize, From)| dims(&p.b, o.2).as_ref() == Some(&shape);
             let at = open
                 .iter()
                 .position(|o| same(&o.2))
+                .or_else(|| open.iter().position(|o| of_shape(o) && named(o)))
+                .or_else(|| open.iter().position(|o| of_shape(o) && alike(o)))
                 .or_else(|| {
                     open.iter()
-                        .position(|o| dims(&p.b, o.2).as_ref() == Some(&shape))
-                })
-                .or_else(|| {
-                    open.iter()
-                        .position(|o| dims(&p.b, o.2).as_ref() == Some(&turned))
+                        .position(|o| dims(&p.b, o.2).as_ref() == Some(&turned) && alike(o))
                 });
-            let role = role(p.a.op(i), slot);
+            let role = kind;
             if let Some(at) = at {
-                let (j, _, y) = open.remove(at);
-                found.push((x, y, None, role, (i, j)));
+                let (j, slot, y) = open.remove(at);
+                let codes = weights::codes(&p.b, j, slot);
+                found.push((x, y, None, codes, role, (i, j)));
             } else if let Some((k, l)) = factors(&p.b, &shape, &open) {
                 let (j, _, u) = open[k];
                 let v = open[l].2;
-                found.push((x, u, Some((u, v)), role, (i, j)));
+                found.push((x, u, Some((u, v)), None, role, (i, j)));
                 let (low, high) = (k.min(l), k.max(l));
                 open.remove(high);
                 open.remove(low);
             }
         }
-        for (x, y, factors, role, (i, j)) in found {
+        for (x, y, factors, codes, role, (i, j)) in found {
             let place = Place {
                 graph: part,
                 before: Some(i),
@@ -288,12 +340,11 @@ impl<'a> Comparison<'a> {
             };
             let before = self.tensors.len();
             self.tensor(part, x, y, role, place);
-            if let (Some(t), Some((u, v))) = (self.tensors.get_mut(before), factors) {
-                t.factors = Some((u, v));
-                if let From::Constant(root) = v {
-                    t.b.parts.push(root);
-                }
-            }
+            let Some(t) = self.tensors.get_mut(before) else {
+                continue;
+            };
+            t.set_factors(factors);
+            t.set_codes(codes, self.constants);
         }
     }
 
@@ -384,12 +435,18 @@ impl Part<'_> {
                 None => Wiring::Same,
             };
         }
-        if self.same_up(x, y) {
+        let twin = match (x, self.counterpart_of_after(y)) {
+            (From::Op(p, s), Some(From::Op(i, t))) => {
+                s == t && self.al.up_a.get(p) == self.al.up_a.get(i)
+            }
+            _ => false,
+        };
+        if twin || self.same_up(x, y) {
             regions.note_before(p, Fate::Merged);
             return Wiring::Same;
         }
         if let Some(from) = self.counterpart_of_after(y)
-            && regions.reaches_before(p, from)
+            && (regions.reaches_before(p, from) || leads_to(&self.a, x, from))
         {
             regions.note_before(p, Fate::Bypassed);
             return Wiring::Same;
@@ -405,6 +462,10 @@ impl Part<'_> {
                     regions.note_after(q, Fate::Inserted);
                     Wiring::Tensors
                 }
+                None if regions.is_constant_after(q) => {
+                    regions.note_after(q, Fate::Inserted);
+                    Wiring::Same
+                }
                 None => Wiring::Other,
             };
         }
@@ -419,6 +480,15 @@ impl Part<'_> {
             return Wiring::Same;
         }
         Wiring::Other
+    }
+
+    /// Puts an operator that takes something else to what is gone or new because of that.
+    fn involve(&self, regions: &mut Regions, (x, y): (From, From), pair: (usize, usize)) {
+        match (x, y) {
+            (From::Op(p, _), _) if self.al.to_b[p].is_none() => regions.involve_before(p, pair),
+            (_, From::Op(q, _)) if self.al.to_a[q].is_none() => regions.involve_after(q, pair),
+            _ => {}
+        }
     }
 
     fn both_there(&self, x: From, y: From) -> Wiring {
@@ -473,6 +543,28 @@ impl Part<'_> {
             }
             _ => None,
         }
+    }
+
+    /// The two constants whose product takes the place of a weight: that of the operator, and
+    /// that of an operator which is new beside it.
+    fn split(&self, x: From, y: From, j: usize, slot: usize) -> Option<(From, From)> {
+        let (From::Constant(v), From::Constant(w)) = (x, y) else {
+            return None;
+        };
+        let (a, b) = (self.a.constant(v)?, self.b.constant(w)?);
+        if a.dims() == b.dims() || a.dims().len() < 2 {
+            return None;
+        }
+        let makers = self.b.inputs[j].iter().filter_map(|from| match from {
+            From::Op(q, _) => Some(*q),
+            _ => None,
+        });
+        let users = self.b.users[j].iter().map(|u| u.user);
+        let new = makers.chain(users).filter(|&q| self.al.to_a[q].is_none());
+        let mut open = vec![(j, slot, y)];
+        open.extend(large(&self.b, new));
+        let (k, l) = factors(&self.b, a.dims(), &open)?;
+        (k == 0 || l == 0).then(|| (open[k].2, open[l].2))
     }
 
     /// Notes what became of operators whose results only graphs inside operators take.
@@ -549,6 +641,26 @@ impl Part<'_> {
     }
 }
 
+/// Whether a value is another one, moved about: what cancelled with an operator that is still there
+/// for others.
+fn leads_to(net: &Net<'_>, mut from: From, to: From) -> bool {
+    const STEPS: usize = 16;
+    for _ in 0..STEPS {
+        let From::Op(place, 0) = from else {
+            return false;
+        };
+        let class = schema::of(net.op(place)).map(|k| k.class);
+        if class != Some(Class::Layout) && !is_transparent(net.op(place)) {
+            return false;
+        }
+        from = net.input(place, 0);
+        if from == to {
+            return true;
+        }
+    }
+    false
+}
+
 /// Whether two values of the enclosing graphs are one. What made them there may be gone or new,
 /// which is told where it was; then they are taken as one.
 fn outer(a: &Net<'_>, b: &Net<'_>, (v, w): (ValueId, ValueId), env_x: &Env, env_y: &Env) -> Wiring {
@@ -584,20 +696,24 @@ fn large(net: &Net<'_>, places: impl Iterator<Item = usize>) -> Vec<(usize, usiz
     out
 }
 
-/// Two of the constants whose product has the shape.
+/// Two of the constants whose product, as matrices of rows by everything else, has the shape.
 fn factors(
     net: &Net<'_>,
     shape: &[usize],
     open: &[(usize, usize, From)],
 ) -> Option<(usize, usize)> {
-    let [m, n] = *shape else { return None };
-    let dims = |at: usize| match open[at].2 {
-        From::Constant(v) => net.constant(v).map(|c| c.dims()),
+    let matrix = |dims: &[usize]| match dims {
+        [rows, rest @ ..] if !rest.is_empty() => Some((*rows, rest.iter().product::<usize>())),
+        _ => None,
+    };
+    let (m, n) = matrix(shape)?;
+    let of = |at: usize| match open[at].2 {
+        From::Constant(v) => net.constant(v).and_then(|c| matrix(c.dims())),
         _ => None,
     };
     for k in 0..open.len() {
         for l in 0..open.len() {
-            if let (true, Some(&[p, r]), Some(&[s, q])) = (k != l, dims(k), dims(l))
+            if let (true, Some((p, r)), Some((s, q))) = (k != l, of(k), of(l))
                 && (p, q) == (m, n)
                 && r == s
                 && r > 1

@@ -109,6 +109,13 @@ impl Numbers {
         Some(self)
     }
 
+    /// A matrix of rows (axis 0) by everything else.
+    pub(super) fn matrix(self) -> Option<Numbers> {
+        let rows = *self.dims.first()?;
+        let columns = self.values.len().checked_div(rows)?;
+        self.reshape(vec![rows, columns])
+    }
+
     /// The product of two matrices.
     pub(super) fn product(&self, other: &Numbers) -> Option<Numbers> {
         let ([m, k], [l, n]) = (self.dims.as_slice(), other.dims.as_slice()) else {

@@ -22,7 +22,10 @@ mod elements;
 mod interface;
 mod net;
 mod patterns;
+mod sequence;
 mod tensors;
+#[cfg(test)]
+mod tests;
 mod totals;
 mod weights;
 
@@ -299,10 +302,14 @@ pub struct TensorChange {
 /// Constants: initializers, and the elements of `Constant` operators.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct TensorDiff {
-    /// In the second model only: name and type.
+    /// In the second model only: name and type. Those that no operator takes come first.
     pub added: Vec<(String, String)>,
-    /// In the first model only: name and type.
+    /// How many of them operators take: new ones, or such whose inputs changed.
+    pub added_in_use: usize,
+    /// In the first model only: name and type. Those that no operator takes come first.
     pub removed: Vec<(String, String)>,
+    /// How many of them operators take: removed ones, or such whose inputs changed.
+    pub removed_in_use: usize,
     /// In both.
     pub changed: Vec<TensorChange>,
     /// In both without a change.

@@ -164,6 +164,12 @@ impl<'a> Net<'a> {
         self.constants.get(root)
     }
 
+    /// The name of the value that holds a constant; empty when that is in an enclosing graph.
+    pub(super) fn constant_name(&self, root: ValueId) -> String {
+        let value = self.graph.get_value(root);
+        value.map_or_else(String::new, |v| v.name().to_string())
+    }
+
     /// What an input slot of an operator takes; `Absent` beyond the last.
     pub(super) fn input(&self, place: usize, slot: usize) -> From {
         let inputs = self.inputs.get(place);

@@ -43,6 +43,7 @@ pub(super) struct Regions {
     fates: Vec<Option<Fate>>,
     /// Provenance says what the operator became or was made from.
     known: Vec<bool>,
+    /// An operator of a run, and an aligned one that took it up: both places.
     context: Vec<(usize, usize, usize)>,
 }
 
@@ -111,10 +112,22 @@ impl Regions {
         }
         // What one aligned operator took up is one group.
         let mut taken: HashMap<usize, usize> = HashMap::new();
-        for (i, partner, _) in self.context.clone() {
+        for at in 0..self.context.len() {
+            let (i, partner, _) = self.context[at];
             let other = *taken.entry(partner).or_insert(i);
             self.join(other, i);
         }
+    }
+
+    /// Notes that an aligned operator, given by both places, takes something else because of an
+    /// operator of the first graph that is gone.
+    pub(super) fn involve_before(&mut self, lost: usize, pair: (usize, usize)) {
+        self.context.push((lost, pair.0, pair.1));
+    }
+
+    /// The same for an operator of the second graph that is new.
+    pub(super) fn involve_after(&mut self, new: usize, pair: (usize, usize)) {
+        self.context.push((self.first + new, pair.0, pair.1));
     }
 
     fn join_neighbours(&mut self, net: &Net<'_>, taken: &[Option<usize>], offset: usize) {
@@ -177,6 +190,13 @@ impl Regions {
         self.reaches(self.first + j, from)
     }
 
+    /// Whether nothing but constants goes into the run that an operator of the second graph is in.
+    pub(super) fn is_constant_after(&self, j: usize) -> bool {
+        let run = self.runs[self.first + j];
+        let constant = |from: &From| matches!(from, From::Constant(_) | From::Absent);
+        run.is_some_and(|r| self.frontier[r].iter().all(constant))
+    }
+
     fn reaches(&self, x: usize, from: From) -> bool {
         self.runs[x].is_some_and(|r| self.frontier[r].contains(&from))
     }
@@ -202,20 +222,27 @@ impl Regions {
         }
         for (i, partner, j) in std::mem::take(&mut self.context) {
             let root = self.root(i);
-            if let Some(group) = groups.get_mut(&root)
+            let group = groups.get_mut(&root);
+            if let Some(group) = group
                 && !group.context.contains(&(partner, j))
             {
                 group.context.push((partner, j));
             }
         }
+        // Where the file records what was changed, what it says nothing of took nothing up.
         let recorded = b
-            .ops
-            .iter()
-            .any(|&op| b.graph.op(op).provenance().is_some());
+            .graph
+            .ops()
+            .any(|op| b.graph.op(op).provenance().is_some())
+            || b.graph
+                .initializers()
+                .any(|v| b.graph.value(v).provenance().is_some());
         let mut out = Vec::new();
         for (root, mut group) in groups {
-            if !recorded && group.after.is_empty() && group.context.is_empty() {
+            if group.after.is_empty() && group.context.is_empty() {
                 group.context = absorbers(a, al, &group.before, altered);
+                let told = |j: usize| !recorded || !passes(b, j).is_empty();
+                group.context.retain(|&(_, j)| told(j));
             }
             self.describe(a, b, root, &mut group);
             out.push(group);
@@ -251,15 +278,37 @@ impl Regions {
             .chain(context.iter().map(|c| c.1));
         let after: Vec<usize> = after.collect();
         for &j in &after {
-            let passes = b.op(j).provenance().map(|p| p.passes.as_slice());
-            for pass in passes.unwrap_or_default() {
-                if !group.by.iter().any(|p| **p == **pass) {
-                    group.by.push(pass.to_string());
+            for pass in passes(b, j) {
+                if !group.by.contains(&pass) {
+                    group.by.push(pass);
                 }
             }
         }
         group.types_after = types(b, after.into_iter());
     }
+}
+
+/// The passes that made an operator, or else those that made its constants.
+fn passes(net: &Net<'_>, place: usize) -> Vec<String> {
+    let mut out: Vec<String> = Vec::new();
+    let mut add = |origin: Option<&std::sync::Arc<paring_ir::Provenance>>| {
+        for pass in origin.into_iter().flat_map(|o| &o.passes) {
+            if out.iter().all(|p| **p != **pass) {
+                out.push(pass.to_string());
+            }
+        }
+    };
+    let op = net.op(place);
+    if op.provenance().is_some() {
+        add(op.provenance());
+        return out;
+    }
+    for from in &net.inputs[place] {
+        if let From::Constant(root) = from {
+            add(net.graph.get_value(*root).and_then(|v| v.provenance()));
+        }
+    }
+    out
 }
 
 /// How an aligned operator differs.

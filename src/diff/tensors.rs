@@ -2,13 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 
+use paring_ir::analysis::Constants;
 use paring_ir::{Constant, Graph, GraphId, Kept, Model, ValueId};
 
 use super::changes::{Comparison, TensorPair};
 use super::elements::{Numbers, compare, count, histogram, rank};
 use super::interface::type_text;
 use super::net::{Net, type_name};
-use super::weights::{Carrier, evaluate, find_kept, short_text};
+use super::weights::{Carrier, decode, evaluate, find_kept, short_text};
 use super::{
     KeptAxis, OpRef, Pattern, PatternKind, PatternPlace, TensorChange, TensorDiff, TensorStats,
 };
@@ -52,14 +53,24 @@ impl Side<'_> {
             .is_some_and(|v| v.producer().is_some())
     }
 
+    fn is_used(&self, v: ValueId) -> bool {
+        let value = self.graphs.get(&v.graph()).and_then(|g| g.get_value(v));
+        value.is_some_and(|v| !v.uses().is_empty())
+    }
+
     /// The passes that made or changed a tensor, and the kept indices.
     fn origin(&self, v: ValueId) -> (Vec<String>, Vec<Kept>) {
         let value = self.graphs.get(&v.graph()).and_then(|g| g.get_value(v));
         match value.and_then(|v| v.provenance()) {
-            Some(p) => (
-                p.passes.iter().map(ToString::to_string).collect(),
-                p.kept.clone(),
-            ),
+            Some(p) => {
+                let mut by: Vec<String> = Vec::new();
+                for pass in &p.passes {
+                    if by.iter().all(|b| **b != **pass) {
+                        by.push(pass.to_string());
+                    }
+                }
+                (by, p.kept.clone())
+            }
             None => (Vec::new(), Vec::new()),
         }
     }
@@ -253,10 +264,15 @@ impl Work<'_, '_> {
             right.retain(|w| !found.contains_key(w));
         }
         let text = |c: Option<&Constant>| type_text(c.map(Constant::value_type).as_ref());
-        let a = left.iter().filter(|v| !self.a.is_operator(**v));
-        self.out.removed = a.map(|&v| (self.a.name(v), text(first.get(v)))).collect();
-        let b = right.iter().filter(|w| !self.b.is_operator(**w));
-        self.out.added = b.map(|&w| (self.b.name(w), text(second.get(w)))).collect();
+        let list = |side: &Side<'_>, constants: &Constants, open: Vec<ValueId>| {
+            let lone = open.into_iter().filter(|v| !side.is_operator(*v));
+            let (used, unused): (Vec<_>, Vec<_>) = lone.partition(|v| side.is_used(*v));
+            let all = unused.iter().chain(&used);
+            let all = all.map(|&v| (side.name(v), text(constants.get(v))));
+            (all.collect(), used.len())
+        };
+        (self.out.removed, self.out.removed_in_use) = list(&self.a, first, left);
+        (self.out.added, self.out.added_in_use) = list(&self.b, second, right);
     }
 
     fn lone_change(&mut self, v: ValueId, w: ValueId) -> Option<TensorChange> {
@@ -284,8 +300,12 @@ impl Work<'_, '_> {
         let after = match t.factors {
             Some((p, q)) => evaluate(&part.b, p)
                 .zip(evaluate(&part.b, q))
-                .and_then(|(p, q)| p.product(&q)),
+                .and_then(|(p, q)| p.matrix()?.product(&q.matrix()?)),
             None => evaluate(&part.b, t.from_b),
+        };
+        let after = match &t.codes {
+            Some(codes) => after.and_then(|x| decode(self.c.constants.1, x, codes)),
+            None => after,
         };
         let y = Tensor::new(self.c.constants.1.get(w)?, after, &t.b);
         let mut out = self.compare((x, y), (v, w));
@@ -347,7 +367,9 @@ impl Work<'_, '_> {
         };
         let name = self.a.name(v);
         out.name_before = (name != out.name).then_some(name);
-        if let (Some(p), Some(q)) = (&x.numbers, &y.numbers) {
+        // Codes that nothing is known about are no elements to compare with.
+        let comparable = x.is_decoded() == y.is_decoded();
+        if let (Some(p), Some(q), true) = (&x.numbers, &y.numbers, comparable) {
             out.histogram = histogram(&p.values, &q.values, (x.stats.range, y.stats.range));
             if p.dims == q.dims {
                 let (max_abs, norm) = nearest(p, q);
@@ -392,12 +414,12 @@ impl<'a> Tensor<'a> {
         }
     }
 
-    fn count(
-        &mut self,
-        budget: &mut u64,
-        constants: &paring_ir::analysis::Constants,
-        root: ValueId,
-    ) {
+    /// Whether the numbers are real ones: floats, or what codes stand for.
+    fn is_decoded(&self) -> bool {
+        self.constant.dtype().is_float() || !self.parts.is_empty()
+    }
+
+    fn count(&mut self, budget: &mut u64, constants: &Constants, root: ValueId) {
         let stats = &mut self.stats;
         stats.elements = short_text(constants, root);
         let Some(n) = &self.numbers else { return };
@@ -409,7 +431,7 @@ impl<'a> Tensor<'a> {
         stats.range = counted.range;
         if let [rows, rest @ ..] = n.dims.as_slice()
             && !rest.is_empty()
-            && self.constant.dtype().is_float() | !self.parts.is_empty()
+            && (self.constant.dtype().is_float() || !self.parts.is_empty())
         {
             let (found, work) = rank(&n.values, *rows, (*budget).min(RANK_LIMIT));
             stats.rank = found;
@@ -423,7 +445,7 @@ impl<'a> Tensor<'a> {
 fn nearest(p: &Numbers, q: &Numbers) -> (f64, f64) {
     let plain = compare(&p.values, &q.values);
     let turned = p.dims.len() == 2 && p.dims.iter().rev().eq(&q.dims);
-    if !turned || plain.1 < 0.5 {
+    if !turned || (p.dims == q.dims && plain.1 < 0.5) {
         return plain;
     }
     match p.transpose(&[1, 0]) {

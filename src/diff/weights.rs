@@ -62,6 +62,12 @@ fn follow(net: &Net<'_>, from: From, steps: usize) -> Option<Carrier> {
             c.parts.extend(constant(2));
             c
         }
+        "QuantizeLinear" => {
+            let mut c = follow(net, net.input(place, 0), steps - 1)?;
+            c.parts.push(constant(1)?);
+            c.parts.extend(constant(2));
+            c
+        }
         "Identity" | "Cast" | "Transpose" | "Flatten" => {
             follow(net, net.input(place, 0), steps - 1)?
         }
@@ -93,12 +99,21 @@ fn quantization(
     scale: ValueId,
     zero_point: Option<ValueId>,
 ) -> Option<Quantization> {
-    let scales = net.constant(scale)?.dense()?;
-    let values = scales.to_f64s()?;
+    let mut out = scales_text(net.constants, scale, zero_point)?;
+    out.axis = (out.scales > 1).then(|| op.int_or("axis", 1));
+    out.block_size = op.int("block_size").filter(|&b| b > 0);
+    Some(out)
+}
+
+fn scales_text(
+    constants: &Constants,
+    scale: ValueId,
+    zero_point: Option<ValueId>,
+) -> Option<Quantization> {
+    let values = constants.get(scale)?.dense()?.to_f64s()?;
     let zeros = zero_point
-        .and_then(|z| net.constant(z)?.dense()?.to_i64s())
+        .and_then(|z| constants.get(z)?.dense()?.to_i64s())
         .unwrap_or_default();
-    let several = values.len() > 1;
     let fold = |f: fn(f64, f64) -> f64, start| values.iter().copied().fold(start, f);
     Some(Quantization {
         scale: (
@@ -110,9 +125,109 @@ fn quantization(
             zeros.iter().copied().min().unwrap_or(0),
             zeros.iter().copied().max().unwrap_or(0),
         ),
-        axis: several.then(|| op.int_or("axis", 1)),
-        block_size: op.int("block_size").filter(|&b| b > 0),
+        axis: None,
+        block_size: None,
     })
+}
+
+/// How the codes that an integer operator takes are meant: constants, and the axis of the scales.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Codes {
+    pub(super) scale: ValueId,
+    pub(super) zero_point: Option<ValueId>,
+    pub(super) axis: usize,
+}
+
+/// What the codes in a slot of an integer operator stand for. `QLinear` operators take the scale
+/// themselves; the result of the others is converted and multiplied by the scales.
+pub(super) fn codes(net: &Net<'_>, place: usize, slot: usize) -> Option<Codes> {
+    let op = net.op(place);
+    if !op.domain().is_empty() {
+        return None;
+    }
+    let constant = |slot| match net.input(place, slot) {
+        From::Constant(root) => Some(root),
+        _ => None,
+    };
+    let rank = match net.input(place, slot) {
+        From::Constant(root) => net.constant(root)?.dims().len(),
+        _ => return None,
+    };
+    let last = rank.checked_sub(1)?;
+    let (scale, zero_point, axis) = match (&**op.op_type(), slot) {
+        ("QLinearConv", 3) => (constant(4)?, constant(5), 0),
+        ("QLinearMatMul", 3) => (constant(4)?, constant(5), last),
+        ("MatMulInteger", 1) => (scale_after(net, place)?, constant(3), last),
+        ("ConvInteger", 1) => (scale_after(net, place)?, constant(3), 0),
+        // Rows are picked from a table of codes first.
+        ("Gather", 0) => {
+            let [only] = net.users[place].as_slice() else {
+                return None;
+            };
+            let after = |slot| match net.input(only.user, slot) {
+                From::Constant(root) => Some(root),
+                _ => None,
+            };
+            let scale = after(1)?;
+            let single = net.constant(scale)?.dims().iter().product::<usize>() == 1;
+            if !net.op(only.user).is("DequantizeLinear") || only.at != 0 || !single {
+                return None;
+            }
+            (scale, after(2), last)
+        }
+        _ => return None,
+    };
+    Some(Codes {
+        scale,
+        zero_point,
+        axis,
+    })
+}
+
+/// The constant that the result of an operator is multiplied by, directly or through a product
+/// with the scale of the data.
+fn scale_after(net: &Net<'_>, place: usize) -> Option<ValueId> {
+    let mut at = place;
+    for _ in 0..STEPS {
+        let [only] = net.users[at].as_slice() else {
+            return None;
+        };
+        at = only.user;
+        let op = net.op(at);
+        if op.is("Mul") {
+            return match net.input(at, 1 - only.at.min(1)) {
+                From::Constant(root) => Some(root),
+                From::Op(p, _) if net.op(p).is("Mul") => {
+                    net.inputs[p].iter().find_map(|from| match from {
+                        From::Constant(root) => Some(*root),
+                        _ => None,
+                    })
+                }
+                _ => None,
+            };
+        }
+        if !op.is("Cast") {
+            return None;
+        }
+    }
+    None
+}
+
+/// The scales and zero points of codes.
+pub(super) fn quantization_of(constants: &Constants, codes: &Codes) -> Option<Quantization> {
+    let mut out = scales_text(constants, codes.scale, codes.zero_point)?;
+    out.axis = (out.scales > 1).then_some(codes.axis as i64);
+    Some(out)
+}
+
+/// What codes stand for.
+pub(super) fn decode(constants: &Constants, x: Numbers, codes: &Codes) -> Option<Numbers> {
+    let scale = Numbers::of(constants.get(codes.scale)?)?;
+    let zero = match codes.zero_point {
+        Some(z) => Some(Numbers::of(constants.get(z)?)?),
+        None => None,
+    };
+    dequantize(x, &scale, zero.as_ref(), codes.axis, 0)
 }
 
 /// The elements that the operators in between make of the constant.
@@ -136,7 +251,17 @@ fn value(net: &Net<'_>, from: From, steps: usize) -> Option<Numbers> {
                 From::Absent => None,
                 _ => Some(input(2)?),
             };
-            dequantize(input(0)?, &input(1)?, zero.as_ref(), op)
+            let x = input(0)?;
+            let axis = axis_of(op, &x)?;
+            let block = usize::try_from(op.int("block_size").unwrap_or(0)).ok()?;
+            dequantize(x, &input(1)?, zero.as_ref(), axis, block)
+        }
+        "QuantizeLinear" => {
+            let zero = match net.input(place, 2) {
+                From::Constant(root) => net.constant(root)?.dense()?.clone(),
+                _ => paring_ir::Tensor::scalar(0u8),
+            };
+            quantize(input(0)?, &input(1)?, &zero)
         }
         "Transpose" => {
             let x = input(0)?;
@@ -168,7 +293,13 @@ fn cast(mut x: Numbers, op: &Op) -> Option<Numbers> {
 }
 
 /// `(x - zero point) * scale`, by tensor, by axis or by block (ONNX, `DequantizeLinear`).
-fn dequantize(mut x: Numbers, scale: &Numbers, zero: Option<&Numbers>, op: &Op) -> Option<Numbers> {
+fn dequantize(
+    mut x: Numbers,
+    scale: &Numbers,
+    zero: Option<&Numbers>,
+    axis: usize,
+    block: usize,
+) -> Option<Numbers> {
     let zero_at = |i: usize| match zero {
         Some(z) if z.values.len() == 1 => z.values.first().copied(),
         Some(z) => z.values.get(i).copied(),
@@ -179,11 +310,7 @@ fn dequantize(mut x: Numbers, scale: &Numbers, zero: Option<&Numbers>, op: &Op) 
         x.values.iter_mut().for_each(|v| *v = (*v - z) * s);
         return Some(x);
     }
-    let rank = i64::try_from(x.dims.len()).ok()?;
-    let axis = op.int_or("axis", 1);
-    let axis = usize::try_from(if axis < 0 { axis + rank } else { axis }).ok()?;
     let (_, size, inner) = x.split(axis)?;
-    let block = usize::try_from(op.int("block_size").unwrap_or(0)).ok()?;
     // How many scales stand along the axis, and whether the other axes have scales of their own.
     let (steps, blocked) = match block {
         0 => (size, false),
@@ -198,6 +325,33 @@ fn dequantize(mut x: Numbers, scale: &Numbers, zero: Option<&Numbers>, op: &Op) 
             along
         };
         *v = (*v - zero_at(at)?) * scale.values.get(at)?;
+    }
+    Some(x)
+}
+
+/// The axis of the scales of an operator.
+fn axis_of(op: &Op, x: &Numbers) -> Option<usize> {
+    let rank = i64::try_from(x.dims.len()).ok()?;
+    let axis = op.int_or("axis", 1);
+    // Of a tensor without that axis there is one scale.
+    usize::try_from(if axis < 0 { axis + rank } else { axis }).ok()
+}
+
+/// The codes of a tensor with one scale (ONNX, `QuantizeLinear`).
+fn quantize(mut x: Numbers, scale: &Numbers, zero: &paring_ir::Tensor) -> Option<Numbers> {
+    let bits = i32::try_from(zero.dtype().bits()?).ok()?;
+    let signed = matches!(zero.dtype(), DType::I8 | DType::I16 | DType::I4 | DType::I2);
+    let all = 2f64.powi(bits);
+    let (low, high) = if signed {
+        (-all / 2.0, all / 2.0 - 1.0)
+    } else {
+        (0.0, all - 1.0)
+    };
+    let ([s], Some(z)) = (scale.values.as_slice(), zero.single_f64()) else {
+        return None;
+    };
+    for v in &mut x.values {
+        *v = ((*v / s).round_ties_even() + z).clamp(low, high);
     }
     Some(x)
 }

@@ -146,8 +146,20 @@ def disguised(model, seed, ports=False):
 # --- Edits ----------------------------------------------------------------------------------------
 
 
+def largest(model):
+    """The graph with the most nodes, which may stand inside a node."""
+
+    def all_graphs(graph):
+        yield graph
+        for n in graph.node:
+            for g in subgraphs(n):
+                yield from all_graphs(g)
+
+    return max(all_graphs(model.graph), key=lambda g: len(g.node))
+
+
 class Index:
-    """Who makes and who takes what in a main graph."""
+    """Who makes and who takes what in a graph."""
 
     def __init__(self, graph):
         self.graph = graph
@@ -179,9 +191,10 @@ def label(node):
 
 
 def remove_node(model, rng):
-    ix = Index(model.graph)
+    graph = largest(model)
+    ix = Index(graph)
     nodes = [
-        n for n in model.graph.node
+        n for n in graph.node
         if n.op_type in UNARY and n.input[0] not in ix.constants and len(n.output) == 1
         and n.output[0] not in ix.outputs
         and all(n.output[0] in u.input for u in ix.users.get(n.output[0], [None]) if u)
@@ -193,13 +206,14 @@ def remove_node(model, rng):
     for u in ix.users[node.output[0]]:
         u.input[:] = [node.input[0] if x == node.output[0] else x for x in u.input]
     expected = {"removed": [node.op_type]}
-    model.graph.node.remove(node)
+    graph.node.remove(node)
     return expected
 
 
 def change_attribute(model, rng):
+    graph = largest(model)
     nodes = [
-        (n, a) for n in model.graph.node for a in n.attribute
+        (n, a) for n in graph.node for a in n.attribute
         if (n.op_type, a.name) in NEUTRAL and (a.name != "pads" or len(set(a.ints)) > 1 or len(a.ints) >= 4)
     ]
     if not nodes:
@@ -224,7 +238,8 @@ def change_attribute(model, rng):
 
 
 def perturb_weight(model, rng):
-    ix = Index(model.graph)
+    graph = largest(model)
+    ix = Index(graph)
     names = [n for n in ix.floats() if ix.array(n).size >= 16 and ix.users.get(n)]
     if not names:
         return None
@@ -237,9 +252,10 @@ def perturb_weight(model, rng):
 
 
 def swap_inputs(model, rng):
-    ix = Index(model.graph)
+    graph = largest(model)
+    ix = Index(graph)
     nodes = [
-        n for n in model.graph.node
+        n for n in graph.node
         if n.op_type in {"Add", "Mul", "Sub", "Div", "MatMul", "Concat"} and len(n.input) >= 2
         and n.input[0] != n.input[1]
         and n.input[0] not in ix.constants and n.input[1] not in ix.constants
@@ -256,9 +272,10 @@ def swap_inputs(model, rng):
 
 def insert_qdq(model, rng):
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
-    ix = Index(model.graph)
+    graph = largest(model)
+    ix = Index(graph)
     nodes = [
-        n for n in model.graph.node
+        n for n in graph.node
         if n.op_type in {"Conv", "Relu", "MatMul", "Add", "Gemm", "Clip", "Sigmoid"}
         and n.output[0] not in ix.outputs and ix.users.get(n.output[0])
         and all(n.output[0] in u.input for u in ix.users[n.output[0]])
@@ -268,7 +285,7 @@ def insert_qdq(model, rng):
         return None
     node = rng.choice(nodes)
     value = node.output[0]
-    model.graph.initializer.extend([
+    graph.initializer.extend([
         numpy_helper.from_array(np.float32(0.037), "planted_scale"),
         numpy_helper.from_array(np.uint8(12), "planted_zero"),
     ])
@@ -276,11 +293,11 @@ def insert_qdq(model, rng):
         u.input[:] = ["planted_dq" if x == value else x for x in u.input]
     q = helper.make_node("QuantizeLinear", [value, "planted_scale", "planted_zero"], ["planted_q"], "planted_q")
     dq = helper.make_node("DequantizeLinear", ["planted_q", "planted_scale", "planted_zero"], ["planted_dq"], "planted_dq")
-    at = list(model.graph.node).index(node)
-    nodes = list(model.graph.node)
+    at = list(graph.node).index(node)
+    nodes = list(graph.node)
     nodes[at + 1:at + 1] = [q, dq]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    del graph.node[:]
+    graph.node.extend(nodes)
     return {"added": ["DequantizeLinear", "QuantizeLinear"], "new": 2}
 
 
@@ -348,8 +365,9 @@ def follow(ix, node):
 
 
 def drop_channels(model, rng):
-    ix = Index(model.graph)
-    found = [f for n in model.graph.node if (f := follow(ix, n))]
+    graph = largest(model)
+    ix = Index(graph)
+    found = [f for n in graph.node if (f := follow(ix, n))]
     if not found:
         return None
     channels, cuts = rng.choice(found)
@@ -358,7 +376,7 @@ def drop_channels(model, rng):
     for name, axis in cuts:
         ix.put(name, np.take(ix.array(name), kept, axis=axis))
     # The declared sizes of values in between have aged.
-    del model.graph.value_info[:]
+    del graph.value_info[:]
     return {"tensors": len(cuts), "kept": kept, "types": True}
 
 

@@ -10,10 +10,12 @@ use std::sync::Arc;
 
 use crate::model::Model;
 
+pub mod channels;
 pub mod cost;
 pub mod shapes;
 pub mod structure;
 
+pub use channels::{ChannelOptions, Channels};
 pub use cost::{CostOptions, Costs, ModelCost, WeightCost};
 pub use shapes::{ShapeOptions, Shapes, SymDim, TensorFact};
 pub use structure::{Anchors, Constants, Detail, Hashes, Structure};

@@ -202,7 +202,7 @@ pub struct Hashes {
 }
 
 /// One use of an output: the slot, the consumer by its place, and the consumer's slot.
-type OutputUse = (u32, u32, u32);
+type OutputUse = (u32, u32, u64);
 
 /// The structural hashes of the operators of one graph.
 #[derive(Debug)]
@@ -216,8 +216,15 @@ pub struct Structure {
     anchored: HashMap<ValueId, u64>,
 }
 
-/// A slot that stands for what the graphs inside an operator take.
-const CAPTURE: u32 = u32::MAX;
+/// A bit of the slots that stand for what the graphs inside an operator take.
+const CAPTURE: u64 = 1 << 63;
+
+/// A slot that stands for an output of the graph.
+const OUTPUT: u64 = CAPTURE - 1;
+
+fn graph_holder(op: &Op) -> bool {
+    op.attrs().iter().any(|a| !a.value.graphs().is_empty())
+}
 
 impl Structure {
     /// Hashes the operators of a graph. `order` is a topological order of it
@@ -232,6 +239,7 @@ impl Structure {
     ) -> Structure {
         let mut builder = Builder {
             graph,
+            insides: HashMap::new(),
             opsets,
             constants,
             anchors,
@@ -280,7 +288,7 @@ impl Structure {
                 for &(slot, label, at) in &uses {
                     mix.number(u64::from(slot));
                     mix.number(label);
-                    mix.number(u64::from(at));
+                    mix.number(at);
                 }
                 mix.finish()
             });
@@ -290,8 +298,13 @@ impl Structure {
     }
 }
 
+/// What the graphs inside an operator are: a hash blind to what they capture, and for each
+/// captured value how it is taken.
+type Inside = (u64, HashMap<ValueId, u64>);
+
 struct Builder<'a> {
     graph: &'a Graph,
+    insides: HashMap<OpId, Inside>,
     opsets: &'a [OpsetImport],
     constants: &'a Constants,
     anchors: &'a Anchors,
@@ -316,17 +329,20 @@ impl Builder<'_> {
             leaves: vec![Vec::new(); kept.len()],
             anchored: HashMap::new(),
         };
+        let holders = kept.iter().filter(|&&op| graph_holder(self.graph.op(op)));
+        self.insides = holders.map(|&op| (op, self.inside(op))).collect();
         let aliases = self.aliases(order);
-        let mut anchored: HashMap<ValueId, Vec<(u32, u32)>> = HashMap::new();
+        let mut anchored: HashMap<ValueId, Vec<(u64, u64)>> = HashMap::new();
         for (i, &op) in kept.iter().enumerate() {
             self.connect(i, op, &aliases, &mut out, &mut anchored);
         }
         for (i, &v) in self.graph.outputs().iter().enumerate() {
             let v = aliases.get(&v).copied().unwrap_or(v);
+            let leaf = self.output_anchor(i);
             let Some((place, slot)) = self.place(v, &out) else {
+                anchored.entry(v).or_default().push((leaf, OUTPUT));
                 continue;
             };
-            let leaf = self.output_anchor(i);
             if let Some(leaves) = out.leaves.get_mut(place as usize) {
                 leaves.push((slot, leaf));
             }
@@ -334,14 +350,17 @@ impl Builder<'_> {
         self.hash_up(&kept, &mut out);
         self.hash_down(&kept, &mut out);
         for (v, mut uses) in anchored {
-            for (user, _) in &mut uses {
-                // From here on the first number is the hash of the consumer, shortened.
-                *user = out.hashes.get(*user as usize).map_or(0, |h| h.down as u32);
+            for (user, slot) in &mut uses {
+                // From here on the first number is the hash of the consumer.
+                if *slot != OUTPUT {
+                    let place = usize::try_from(*user).unwrap_or(usize::MAX);
+                    *user = out.hashes.get(place).map_or(0, |h| h.down);
+                }
             }
             uses.sort_unstable();
             for (user, slot) in uses {
-                self.buffer.number(u64::from(user));
-                self.buffer.number(u64::from(slot));
+                self.buffer.number(user);
+                self.buffer.number(slot);
             }
             out.anchored.insert(v, self.buffer.finish());
         }
@@ -377,12 +396,12 @@ impl Builder<'_> {
     fn connect(
         &self,
         place: usize,
-        op: OpId,
+        id: OpId,
         aliases: &HashMap<ValueId, ValueId>,
         out: &mut Structure,
-        anchored: &mut HashMap<ValueId, Vec<(u32, u32)>>,
+        anchored: &mut HashMap<ValueId, Vec<(u64, u64)>>,
     ) {
-        let op = self.graph.op(op);
+        let op = self.graph.op(id);
         let mut inputs = SmallVec::new();
         let plain = self.detail == Detail::Plain;
         for v in op.inputs() {
@@ -393,12 +412,13 @@ impl Builder<'_> {
                 From::Absent | From::Constant(_) if plain => continue,
                 From::Op(producer, output) => {
                     if let Some(users) = out.users.get_mut(producer as usize) {
-                        users.push((output, place as u32, slot));
+                        users.push((output, place as u32, u64::from(slot)));
                     }
                 }
                 From::Anchor(_) => {
                     if let Some(v) = v {
-                        anchored.entry(v).or_default().push((place as u32, slot));
+                        let uses = anchored.entry(v).or_default();
+                        uses.push((place as u64, u64::from(slot)));
                     }
                 }
                 _ => {}
@@ -406,11 +426,17 @@ impl Builder<'_> {
             inputs.push(from);
         }
         for v in op.captures() {
+            let inside = self.insides.get(&id).and_then(|(_, taken)| taken.get(&v));
+            let at = inside.copied().unwrap_or(0) | CAPTURE;
             let v = aliases.get(&v).copied().unwrap_or(v);
-            if let From::Op(producer, output) = self.from(Some(v), out)
-                && let Some(users) = out.users.get_mut(producer as usize)
-            {
-                users.push((output, place as u32, CAPTURE));
+            match self.from(Some(v), out) {
+                From::Op(producer, output) => {
+                    if let Some(users) = out.users.get_mut(producer as usize) {
+                        users.push((output, place as u32, at));
+                    }
+                }
+                From::Anchor(_) => anchored.entry(v).or_default().push((place as u64, at)),
+                From::Absent | From::Constant(_) => {}
             }
         }
         out.inputs.push(inputs);
@@ -478,7 +504,7 @@ impl Builder<'_> {
             for &(slot, down, at) in &uses {
                 self.buffer.number(u64::from(slot));
                 self.buffer.number(down);
-                self.buffer.number(u64::from(at));
+                self.buffer.number(at);
             }
             out.hashes[i].down = self.buffer.finish();
         }
@@ -492,7 +518,7 @@ impl Builder<'_> {
             h.text(text);
         }
         if matches!(self.detail, Detail::Elements | Detail::Types) {
-            self.attributes(op, &mut h);
+            self.attributes(id, &mut h);
         }
         if self.detail != Detail::Plain {
             for (slot, v) in op.inputs().enumerate() {
@@ -513,7 +539,8 @@ impl Builder<'_> {
         own
     }
 
-    fn attributes(&self, op: &Op, h: &mut Mix) {
+    fn attributes(&self, id: OpId, h: &mut Mix) {
+        let op = self.graph.op(id);
         let domain = &**op.domain();
         let opset = self.opsets.iter().find(|o| &*o.domain == domain);
         let known = opset.and_then(|o| schema::lookup(domain, op.op_type(), o.version));
@@ -525,18 +552,35 @@ impl Builder<'_> {
                 continue;
             }
             h.text(&a.name);
-            if a.value.graphs().is_empty() {
-                attribute(&a.value, h);
-            } else {
-                for inner in a.value.graphs() {
-                    h.number(self.inner(inner));
-                }
-            }
+            attribute(&a.value, h);
+        }
+        if let Some((inside, _)) = self.insides.get(&id) {
+            h.number(*inside);
         }
     }
 
+    fn inside(&self, id: OpId) -> Inside {
+        let mut all = Mix::default();
+        let mut taken: HashMap<ValueId, Mix> = HashMap::new();
+        let mut attrs: Vec<_> = self.graph.op(id).attrs().iter().collect();
+        attrs.sort_by(|a, b| a.name.cmp(&b.name));
+        for inner in attrs.iter().flat_map(|a| a.value.graphs()) {
+            let (hash, structure) = self.inner(inner);
+            all.number(hash);
+            for v in inner.outer_values() {
+                if let Some(outer) = inner.value(v).captured_from() {
+                    taken.entry(outer).or_default().number(hash);
+                    taken.entry(outer).or_default().number(structure.input(v));
+                }
+            }
+        }
+        let taken = taken.into_iter();
+        let taken = taken.map(|(v, mut mix)| (v, mix.finish())).collect();
+        (all.finish(), taken)
+    }
+
     /// A hash of a graph inside an operator, blind to what it captures.
-    fn inner(&self, graph: &Graph) -> u64 {
+    fn inner(&self, graph: &Graph) -> (u64, Structure) {
         // A cycle is an error of the caller's to find; here any order will do.
         let order = graph
             .topological_order()
@@ -559,7 +603,7 @@ impl Builder<'_> {
         let mut own: Vec<u64> = inner.hashes.iter().map(|h| h.own).collect();
         own.sort_unstable();
         own.into_iter().for_each(|o| h.number(o));
-        h.finish()
+        (h.finish(), inner)
     }
 }
 
