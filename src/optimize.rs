@@ -19,9 +19,7 @@ use crate::engine::TractEngine;
 use crate::inspect::{Inspection, cost_options, inspect};
 use crate::onnx;
 use crate::pipeline::{Recipe, RecipeError};
-use crate::validate::{
-    CompareOptions, EngineJudge, LayerErrors, Latency, TimeOptions, Validation,
-};
+use crate::validate::{CompareOptions, EngineJudge, Latency, LayerErrors, TimeOptions, Validation};
 
 /// How a note begins that says why exact passes are not validated at a second size, though the
 /// model leaves sizes open.

@@ -30,15 +30,16 @@ pub(super) fn run(common: &Common, args: &Inspect) -> anyhow::Result<Exit> {
         details.weights = Some(weights(&loaded.model, &engine, &Bar::new(common)));
     }
     if args.profile {
-        let shapes =
-            RunShapes::settle(&engine, &loaded.model, &io::shape_options(&args.running)?)?;
+        let shapes = RunShapes::settle(&engine, &loaded.model, &io::shape_options(&args.running)?)?;
         let random = RandomInputs::new(&loaded.model, &shapes, 1, args.running.seed)?;
         let options = TimeOptions {
             threads: usize::from(args.running.threads),
             ..TimeOptions::default()
         };
         details.profile = Some(profile(&engine, &loaded.model, &random.run(0)?, &options)?);
-        details.notes.extend(shapes.notes.iter().chain(random.notes()).cloned());
+        details
+            .notes
+            .extend(shapes.notes.iter().chain(random.notes()).cloned());
     }
     let name = args.model.display().to_string();
     if let Some(path) = &args.html {
@@ -224,7 +225,15 @@ fn weight_table(out: &mut String, d: &Details) -> std::fmt::Result {
         out,
         "\n{BOLD}Weights{BOLD:#} (2:4: groups with two zeros of four; rank: singular values with 99 % of the squares)"
     )?;
-    let header = ["layer", "weight", "zeros", "2:4", "distinct", "rank", "distribution"];
+    let header = [
+        "layer",
+        "weight",
+        "zeros",
+        "2:4",
+        "distinct",
+        "rank",
+        "distribution",
+    ];
     let mut table = table(&header, 2);
     for w in weights {
         table.add_row(weight_row(w));
@@ -243,7 +252,9 @@ fn weight_row(w: &WeightStats) -> [String; 7] {
         structured.map_or_else(String::new, |p| percent(p.share)),
         w.distinct.map_or_else(|| "> 65536".to_owned(), count),
         w.spectrum.as_ref().map_or_else(String::new, rank),
-        w.histogram.as_ref().map_or_else(String::new, |h| sketch(&h.counts)),
+        w.histogram
+            .as_ref()
+            .map_or_else(String::new, |h| sketch(&h.counts)),
     ]
 }
 

@@ -119,7 +119,11 @@ pub(super) fn check_writable(path: &Path) -> anyhow::Result<()> {
         _ => Path::new("."),
     };
     let problem = if !folder.is_dir() {
-        format!("{}: there is no folder {}", path.display(), folder.display())
+        format!(
+            "{}: there is no folder {}",
+            path.display(),
+            folder.display()
+        )
     } else if path.is_dir() {
         format!("{} is a folder", path.display())
     } else {

@@ -354,7 +354,10 @@ impl Matrices {
         };
         let batches = size(layout.batch_axes.clone())?;
         let kernel = size(layout.kernel_axes.clone())?;
-        let (outputs, inputs) = (*dims.get(layout.output_axis)?, *dims.get(layout.input_axis)?);
+        let (outputs, inputs) = (
+            *dims.get(layout.output_axis)?,
+            *dims.get(layout.input_axis)?,
+        );
         let groups = layout.groups.max(1);
         // One side counts the channels of a group, the other those of all groups.
         let split_outputs = layout.output_axis < layout.input_axis;
@@ -448,8 +451,8 @@ impl Matrices {
         for block in &self.blocks {
             for top in (0..=self.rows - rows).step_by(rows) {
                 for left in (0..=self.cols - cols).step_by(cols) {
-                    let mut line = (top..top + rows)
-                        .flat_map(|r| (left..left + cols).map(move |c| (r, c)));
+                    let mut line =
+                        (top..top + rows).flat_map(|r| (left..left + cols).map(move |c| (r, c)));
                     all += 1;
                     zero += u64::from(line.all(|(r, c)| self.at(block, r, c) == 0.0));
                 }
@@ -482,9 +485,9 @@ impl Matrices {
             for i in 0..inputs {
                 let mut places = (0..self.kernel.max(1)).map(|k| k * inputs + i);
                 all += 1;
-                zero += u64::from(places.all(|col| {
-                    (0..self.rows).all(|row| self.at(block, row, col) == 0.0)
-                }));
+                zero += u64::from(
+                    places.all(|col| (0..self.rows).all(|row| self.at(block, row, col) == 0.0)),
+                );
             }
         }
         Some(zero as f64 / all.max(1) as f64)
@@ -496,7 +499,9 @@ impl Matrices {
     fn spectrum(&self) -> Option<Spectrum> {
         let (small, large) = (self.rows.min(self.cols), self.rows.max(self.cols));
         let n = u64::try_from(small).ok()?;
-        let work = n.checked_mul(n)?.checked_mul(u64::try_from(large + small).ok()?)?;
+        let work = n
+            .checked_mul(n)?
+            .checked_mul(u64::try_from(large + small).ok()?)?;
         let work = work.checked_mul(u64::try_from(self.blocks.len()).ok()?)?;
         if small < 2 || small > WIDEST || work > MOST_WORK {
             return None;
@@ -513,14 +518,20 @@ impl Matrices {
         }
         squares.sort_by(|a, b| b.total_cmp(a));
         let total: f64 = squares.iter().sum();
-        let largest = squares.first().copied().filter(|x| *x > 0.0 && x.is_finite())?;
+        let largest = squares
+            .first()
+            .copied()
+            .filter(|x| *x > 0.0 && x.is_finite())?;
         let rank = |share: f64| {
             let mut sum = 0.0;
             let enough = |x: &f64| {
                 sum += x;
                 sum >= share * total
             };
-            squares.iter().position(enough).map_or(squares.len(), |i| i + 1)
+            squares
+                .iter()
+                .position(enough)
+                .map_or(squares.len(), |i| i + 1)
         };
         let relative: Vec<f64> = squares.iter().map(|x| (x / largest).sqrt()).collect();
         Some(Spectrum {
@@ -541,7 +552,9 @@ fn evenly(values: &[f64], most: usize) -> Vec<f64> {
         return values.to_vec();
     }
     let place = |i: usize| i * last / (most - 1).max(1);
-    (0..most).filter_map(|i| values.get(place(i)).copied()).collect()
+    (0..most)
+        .filter_map(|i| values.get(place(i)).copied())
+        .collect()
 }
 
 fn strides(dims: &[usize]) -> Vec<usize> {
@@ -594,8 +607,13 @@ mod tests {
             net (float[1,4] x) => (float[1,4] y)
             <float[4,4] w = {0,0,0,0, 0,0,1,2, 3,4,5,6, 7,8,9,10}>
             { [gemm] y = Gemm <transB = 1> (x, w) }"#);
-        let [w] = all.as_slice() else { panic!("{all:?}") };
-        assert_eq!((w.layer.as_str(), w.elements, w.sparsity), ("gemm", 16, 6.0 / 16.0));
+        let [w] = all.as_slice() else {
+            panic!("{all:?}")
+        };
+        assert_eq!(
+            (w.layer.as_str(), w.elements, w.sparsity),
+            ("gemm", 16, 6.0 / 16.0)
+        );
         assert_eq!(share(w, "2:4"), 0.5);
         assert_eq!(share(w, "row"), 0.25);
         assert_eq!(share(w, "1x4"), 0.25);
@@ -674,7 +692,9 @@ mod tests {
             <int8[4,4] q = {0,1,2,3,4,5,6,7,0,1,2,3,4,5,6,7}, float s = {0.5}, int8 z = {0}>
             { w = DequantizeLinear (q, s, z)
               [mm] y = MatMul (x, w) }"#);
-        let [w] = all.as_slice() else { panic!("{all:?}") };
+        let [w] = all.as_slice() else {
+            panic!("{all:?}")
+        };
         assert_eq!(w.through, ["DequantizeLinear"]);
         assert_eq!((w.max, w.distinct, w.sparsity), (3.5, Some(8), 0.125));
     }

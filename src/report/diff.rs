@@ -40,21 +40,51 @@ pub(super) fn sections(d: &Diff) -> Vec<Section> {
     let mut out = Vec::new();
     let data = viewer(d);
     if !data.changes.is_empty() {
-        out.push(titled("changes", "Graphs", "The graphs side by side", graphs(d, &data)));
+        out.push(titled(
+            "changes",
+            "Graphs",
+            "The graphs side by side",
+            graphs(d, &data),
+        ));
     }
     if !d.initializers.changed.is_empty() {
-        out.push(titled("weights", "Weights", "Weights that differ", weights(d)));
+        out.push(titled(
+            "weights",
+            "Weights",
+            "Weights that differ",
+            weights(d),
+        ));
     }
     let (added, removed) = (&d.initializers.added, &d.initializers.removed);
     if !added.is_empty() || !removed.is_empty() {
-        out.push(titled("constants", "Constants", "Constants added and removed", constants(d)));
+        out.push(titled(
+            "constants",
+            "Constants",
+            "Constants added and removed",
+            constants(d),
+        ));
     }
-    out.push(titled("totals", "Costs", "What each type of operators costs", totals(d)));
+    out.push(titled(
+        "totals",
+        "Costs",
+        "What each type of operators costs",
+        totals(d),
+    ));
     if !d.types.is_empty() {
-        out.push(titled("shapes", "Types", "Values with another type", types(d)));
+        out.push(titled(
+            "shapes",
+            "Types",
+            "Values with another type",
+            types(d),
+        ));
     }
     if !d.interface.is_empty() {
-        out.push(titled("interface", "Interface", "Around the graph", differences(&d.interface)));
+        out.push(titled(
+            "interface",
+            "Interface",
+            "Around the graph",
+            differences(&d.interface),
+        ));
     }
     out
 }
@@ -85,7 +115,10 @@ fn verdict(d: &Diff) -> String {
     push(o.added.len(), "added");
     push(o.changed.len(), "changed");
     if !t.changed.is_empty() {
-        parts.push(format!("{} with other values", plural(t.changed.len(), "constant")));
+        parts.push(format!(
+            "{} with other values",
+            plural(t.changed.len(), "constant")
+        ));
     }
     if !d.interface.is_empty() {
         parts.push(plural(d.interface.len(), "difference around the graph"));
@@ -122,10 +155,12 @@ fn tiles(d: &Diff) -> Markup {
 }
 
 fn graphs(d: &Diff, data: &Viewer) -> Markup {
-    let pane = |title: &str| html! {
-        div.pane {
-            div.pane-title { (title) }
-            svg role="img" aria-label={ "The graph " (title) } { g {} }
+    let pane = |title: &str| {
+        html! {
+            div.pane {
+                div.pane-title { (title) }
+                svg role="img" aria-label={ "The graph " (title) } { g {} }
+            }
         }
     };
     html! {
@@ -210,14 +245,19 @@ fn histogram(h: &Histogram) -> Markup {
     let width = (h.high - h.low) / bins as f64;
     let points = |counts: &[u64]| -> Vec<(f64, f64)> {
         let all = counts.iter().enumerate();
-        all.map(|(i, &n)| (h.low + i as f64 * width, n as f64)).collect()
+        all.map(|(i, &n)| (h.low + i as f64 * width, n as f64))
+            .collect()
     };
     // The bin with the zeros of a pruned weight would flatten all others.
     let mut all: Vec<u64> = h.before.iter().chain(&h.after).copied().collect();
     all.sort_unstable_by(|a, b| b.cmp(a));
     let highest = all.first().copied().unwrap_or(0);
     let usual = h.before.iter().copied().max().unwrap_or(0);
-    let top = if highest > 4 * usual.max(1) { 2 * usual.max(1) } else { highest };
+    let top = if highest > 4 * usual.max(1) {
+        2 * usual.max(1)
+    } else {
+        highest
+    };
     let about = match highest > top {
         true => format!("the highest bar, {}, is cut off", count(highest)),
         false => String::new(),
@@ -257,13 +297,28 @@ pub(super) fn compared(t: &TensorChange) -> Vec<(&'static str, Option<String>, O
         ))
     };
     let text = |x: Option<usize>| x.map(|x| x.to_string());
-    let span = |s: &TensorStats| s.range.map(|(l, h)| format!("{} to {}", number(l), number(h)));
+    let span = |s: &TensorStats| {
+        s.range
+            .map(|(l, h)| format!("{} to {}", number(l), number(h)))
+    };
     vec![
-        ("Name", Some(t.name_before.clone().unwrap_or_else(|| t.name.clone())), Some(t.name.clone())),
+        (
+            "Name",
+            Some(t.name_before.clone().unwrap_or_else(|| t.name.clone())),
+            Some(t.name.clone()),
+        ),
         ("Stored as", Some(a.ty.clone()), Some(b.ty.clone())),
         ("Bytes", Some(bytes(a.bytes)), Some(bytes(b.bytes))),
-        ("Bits per element", a.bits.map(|b| b.to_string()), b.bits.map(|b| b.to_string())),
-        ("Zeros", Some(percent(a.sparsity)), Some(percent(b.sparsity))),
+        (
+            "Bits per element",
+            a.bits.map(|b| b.to_string()),
+            b.bits.map(|b| b.to_string()),
+        ),
+        (
+            "Zeros",
+            Some(percent(a.sparsity)),
+            Some(percent(b.sparsity)),
+        ),
         ("Distinct values", text(a.distinct), text(b.distinct)),
         ("Rank", text(a.rank), text(b.rank)),
         ("Range", span(a), span(b)),
@@ -314,17 +369,28 @@ fn weights(d: &Diff) -> Markup {
 
 fn weight_cells(t: &TensorChange) -> Vec<Cell> {
     let (a, b) = (&t.stats_before, &t.stats_after);
-    let step = |a: String, b: String| html! {
-        @if a == b { (a) } @else { span.muted { (Name(&a)) " → " } (Name(&b)) }
+    let step = |a: String, b: String| {
+        html! {
+            @if a == b { (a) } @else { span.muted { (Name(&a)) " → " } (Name(&b)) }
+        }
     };
     let few = |n: Option<usize>, or: &str| n.map_or_else(|| or.to_owned(), |n| count(n as u64));
     vec![
         Cell::text(name(&t.name)),
         Cell::text(html! { span.name { (step(t.before.clone(), t.after.clone())) } }),
         Cell::by(Some(b.bytes as f64), step(bytes(a.bytes), bytes(b.bytes))),
-        Cell::by(Some(t.sparsity_after), step(percent(t.sparsity_before), percent(t.sparsity_after))),
-        Cell::by(b.distinct.map(|n| n as f64), step(few(a.distinct, "many"), few(b.distinct, "many"))),
-        Cell::by(b.rank.map(|n| n as f64), step(few(a.rank, "–"), few(b.rank, "–"))),
+        Cell::by(
+            Some(t.sparsity_after),
+            step(percent(t.sparsity_before), percent(t.sparsity_after)),
+        ),
+        Cell::by(
+            b.distinct.map(|n| n as f64),
+            step(few(a.distinct, "many"), few(b.distinct, "many")),
+        ),
+        Cell::by(
+            b.rank.map(|n| n as f64),
+            step(few(a.rank, "–"), few(b.rank, "–")),
+        ),
         Cell::number(t.relative_norm, percent),
         Cell::text(html! { (Name(&t.by.join(", "))) }),
     ]
@@ -443,10 +509,12 @@ fn differences(all: &[Difference]) -> Markup {
         Column::text("Before"),
         Column::text("After"),
     ];
-    let side = |text: &Option<String>| html! { @match text {
-        Some(text) => (name(text)),
-        None => span.muted { "none" },
-    } };
+    let side = |text: &Option<String>| {
+        html! { @match text {
+            Some(text) => (name(text)),
+            None => span.muted { "none" },
+        } }
+    };
     let rows = all.iter().take(MOST).map(|c| {
         Row::new(vec![
             Cell::text(html! { (Name(&c.what)) }),

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
-use crate::diff::{Diff, Difference, GraphPair, Node, OpChange, OpRef, Place, Source, State, TensorChange};
+use crate::diff::{
+    Diff, Difference, GraphPair, Node, OpChange, OpRef, Place, Source, State, TensorChange,
+};
 
 /// An operator of either model, or an input or output of the graph.
 #[derive(Debug, Default, Serialize)]
@@ -117,7 +119,11 @@ pub(super) fn viewer(d: &Diff) -> Viewer {
     for pair in &d.graphs {
         let (joined, at) = join(d, pair);
         let changed = joined.nodes.iter().filter(|n| n.s > 0 && n.k == 0).count();
-        let title = if pair.path.is_empty() { "Main graph" } else { &pair.path };
+        let title = if pair.path.is_empty() {
+            "Main graph"
+        } else {
+            &pair.path
+        };
         titles.push((title.to_owned(), changed));
         graphs.push(joined);
         positions.push(at);
@@ -143,7 +149,10 @@ fn join(d: &Diff, pair: &GraphPair) -> (Joined, Positions) {
         edges: [Vec::new(), Vec::new()],
         inputs: HashMap::new(),
     };
-    for (i, list) in [&pair.inputs_before, &pair.inputs_after].into_iter().enumerate() {
+    for (i, list) in [&pair.inputs_before, &pair.inputs_after]
+        .into_iter()
+        .enumerate()
+    {
         for (name, ty) in list {
             union.input(i, name, ty);
         }
@@ -167,8 +176,18 @@ fn join(d: &Diff, pair: &GraphPair) -> (Joined, Positions) {
         }
     }
     let sides = [
-        (&pair.before, &at.before, &pair.inputs_before, &pair.outputs_before),
-        (&pair.after, &at.after, &pair.inputs_after, &pair.outputs_after),
+        (
+            &pair.before,
+            &at.before,
+            &pair.inputs_before,
+            &pair.outputs_before,
+        ),
+        (
+            &pair.after,
+            &at.after,
+            &pair.inputs_after,
+            &pair.outputs_after,
+        ),
     ];
     for (side, (nodes, places, inputs, _)) in sides.into_iter().enumerate() {
         for (node, &to) in nodes.iter().zip(places) {
@@ -251,7 +270,10 @@ impl<'a> Union<'a> {
         }
         let moved = |i: usize| place.get(i).copied().unwrap_or(0);
         let flat = |edges: &[(usize, usize)]| -> Vec<usize> {
-            edges.iter().flat_map(|&(a, b)| [moved(a), moved(b)]).collect()
+            edges
+                .iter()
+                .flat_map(|&(a, b)| [moved(a), moved(b)])
+                .collect()
         };
         let [before, after] = [flat(&self.edges[0]), flat(&self.edges[1])];
         for list in [&mut at.before, &mut at.after] {
@@ -282,7 +304,10 @@ fn order(count: usize, edges: &[Vec<(usize, usize)>; 2]) -> Vec<usize> {
     }
     let mut done = vec![false; count];
     let mut out = Vec::with_capacity(count);
-    let mut ready: Vec<usize> = (0..count).rev().filter(|&i| waits.get(i) == Some(&0)).collect();
+    let mut ready: Vec<usize> = (0..count)
+        .rev()
+        .filter(|&i| waits.get(i) == Some(&0))
+        .collect();
     let mut first = 0;
     while out.len() < count {
         let i = match ready.pop() {

@@ -124,12 +124,17 @@ fn operators(d: &Details) -> Markup {
     const COLUMNS: &[Column] = &[
         Column::text("Type"),
         Column::number("Count"),
-        Column::number("Parameters").help("Elements of the weights that operators of this type take"),
+        Column::number("Parameters")
+            .help("Elements of the weights that operators of this type take"),
         Column::number("Bytes").wide(),
         Column::number("MACs").help("Multiply-accumulates, each operator run once"),
         Column::text("Share of MACs").wide(),
     ];
-    let macs: u64 = d.types.iter().map(|t| t.cost.macs).fold(0, u64::saturating_add);
+    let macs: u64 = d
+        .types
+        .iter()
+        .map(|t| t.cost.macs)
+        .fold(0, u64::saturating_add);
     let number = |n: u64, show: fn(u64) -> String| {
         Cell::number((n > 0).then_some(n as f64), move |_| show(n))
     };
@@ -175,7 +180,9 @@ fn joined(d: &Details) -> Vec<Pair<'_>> {
         out.push((Some(l), mine.first().copied()));
         out.extend(mine.iter().skip(1).map(|&w| (None, Some(w))));
     }
-    let rest = weights.iter().filter(|w| !placed.contains(w.layer.as_str()));
+    let rest = weights
+        .iter()
+        .filter(|w| !placed.contains(w.layer.as_str()));
     out.extend(rest.map(|w| (None, Some(w))));
     out
 }
@@ -185,20 +192,27 @@ fn layers(d: &Details) -> Markup {
         Column::text("Operator"),
         Column::text("Weight").wide(),
         Column::number("MACs").help("Multiply-accumulates of one run"),
-        Column::number("Share").wide().help("Of the multiply-accumulates of the model"),
+        Column::number("Share")
+            .wide()
+            .help("Of the multiply-accumulates of the model"),
         Column::number("Zeros").help("Share of the weight's elements that are zero"),
         Column::number("2:4").wide().help(
             "Share of groups of four neighbouring inputs with at least two zeros; 100 % is what \
              sparse tensor cores want",
         ),
-        Column::number("Distinct").wide().help("How many different values the weight takes"),
+        Column::number("Distinct")
+            .wide()
+            .help("How many different values the weight takes"),
         Column::number("Rank 99 %").wide().help(
             "How many singular values hold 99 % of the sum of squares, of how many there are",
         ),
         Column::text("Distribution"),
     ];
     let pairs = joined(d);
-    let mut sizes: Vec<u64> = pairs.iter().filter_map(|p| p.1.map(|w| w.elements)).collect();
+    let mut sizes: Vec<u64> = pairs
+        .iter()
+        .filter_map(|p| p.1.map(|w| w.elements))
+        .collect();
     sizes.sort_unstable_by(|a, b| b.cmp(a));
     let least = sizes.get(PLOTTED).copied().unwrap_or(0);
     let total = d.numbers.cost.macs.max(1) as f64;
@@ -226,12 +240,7 @@ fn layers(d: &Details) -> Markup {
     }
 }
 
-fn layer_row(
-    layer: Option<&Layer>,
-    weight: Option<&WeightStats>,
-    total: f64,
-    least: u64,
-) -> Row {
+fn layer_row(layer: Option<&Layer>, weight: Option<&WeightStats>, total: f64, least: u64) -> Row {
     let (label, op_type) = match (layer, weight) {
         (Some(l), _) => (l.name.as_str(), l.op_type.as_str()),
         (None, Some(w)) => (w.layer.as_str(), w.op_type.as_str()),
@@ -253,10 +262,13 @@ fn layer_row(
             Cell::number(macs.map(|m| m / total), percent),
             Cell::number(weight.map(|w| w.sparsity), percent),
             Cell::number(pattern.map(|p| p.share), percent),
-            Cell::number(
-                distinct.map(|n| n.map_or(f64::MAX, |n| n as f64)),
-                |n| if n == f64::MAX { "> 65536".to_owned() } else { count(n as u64) },
-            ),
+            Cell::number(distinct.map(|n| n.map_or(f64::MAX, |n| n as f64)), |n| {
+                if n == f64::MAX {
+                    "> 65536".to_owned()
+                } else {
+                    count(n as u64)
+                }
+            }),
             Cell::by(
                 spectrum.map(|s| s.rank_99 as f64 / s.count.max(1) as f64),
                 html! { @match spectrum {
@@ -266,7 +278,9 @@ fn layer_row(
             ),
             Cell::text(html! { @if let Some(h) = histogram { (spark(&h.counts)) } }),
         ],
-        detail: weight.filter(|w| w.elements > least || least == 0).map(weight_detail),
+        detail: weight
+            .filter(|w| w.elements > least || least == 0)
+            .map(weight_detail),
         quiet: false,
     }
 }
@@ -390,9 +404,10 @@ fn profile(p: &Profile) -> Markup {
         let n = Cell::number(Some(r.count as f64), |_| r.count.to_string());
         row(r, vec![Cell::text(name(&r.name)), n])
     });
-    let nodes = p.nodes.iter().map(|r| {
-        row(r, vec![Cell::text(name(&r.name)), Cell::text(name(&r.op))])
-    });
+    let nodes = p
+        .nodes
+        .iter()
+        .map(|r| row(r, vec![Cell::text(name(&r.name)), Cell::text(name(&r.op))]));
     html! {
         p {
             "Measured in tract operator by operator on random inputs, the mean of "
@@ -449,10 +464,12 @@ fn tensors(d: &Details) -> Markup {
 }
 
 fn interface(d: &Details) -> Markup {
-    let ports = |title: &str, ports: &[Port]| html! {
-        @for (i, p) in ports.iter().enumerate() {
-            dt { @if i == 0 { (title) } }
-            dd { (name(&p.name)) " " span.muted { (name(&p.ty)) } }
+    let ports = |title: &str, ports: &[Port]| {
+        html! {
+            @for (i, p) in ports.iter().enumerate() {
+                dt { @if i == 0 { (title) } }
+                dd { (name(&p.name)) " " span.muted { (name(&p.ty)) } }
+            }
         }
     };
     let s = &d.shapes;

@@ -209,7 +209,11 @@ impl Cell {
 
 /// A share from 0 to 1 as a percentage with a bar.
 pub(super) fn share_bar(share: f64) -> Markup {
-    let width = if share.is_finite() { share.clamp(0.0, 1.0) } else { 0.0 };
+    let width = if share.is_finite() {
+        share.clamp(0.0, 1.0)
+    } else {
+        0.0
+    };
     html! {
         span.barred {
             span.n { (percent(share)) }
@@ -331,11 +335,17 @@ mod tests {
     #[test]
     fn names_are_escaped_in_markup_and_in_data() {
         let html = html! { p title=(Name(HOSTILE)) { (name(HOSTILE)) } }.into_string();
-        assert!(!html.contains("<img") && !html.contains("</script"), "{html}");
+        assert!(
+            !html.contains("<img") && !html.contains("</script"),
+            "{html}"
+        );
         assert!(html.contains("\\u{202e}\\u{7}"), "{html}");
         let html = island("data", &[HOSTILE]).into_string();
         assert_eq!(html.matches('<').count(), 2, "{html}");
-        assert!(!html.contains('\u{2028}') && html.contains("\\u003c/script"), "{html}");
+        assert!(
+            !html.contains('\u{2028}') && html.contains("\\u003c/script"),
+            "{html}"
+        );
     }
 
     #[test]
@@ -363,7 +373,10 @@ mod tests {
     #[test]
     fn tables_hide_what_is_too_much_and_open_rows() {
         let row = |v: f64| Row {
-            cells: vec![Cell::text(name("a")), Cell::number(Some(v), |v| v.to_string())],
+            cells: vec![
+                Cell::text(name("a")),
+                Cell::number(Some(v), |v| v.to_string()),
+            ],
             detail: (v > 1.0).then(|| html! { "more" }),
             quiet: false,
         };
@@ -376,7 +389,10 @@ mod tests {
         };
         let html = table.render().into_string();
         assert!(html.contains("<tbody class=\"more opens\">"), "{html}");
-        assert!(html.contains("<td class=\"n wide\" data-v=\"2\">2</td>"), "{html}");
+        assert!(
+            html.contains("<td class=\"n wide\" data-v=\"2\">2</td>"),
+            "{html}"
+        );
         assert!(html.contains("Show all 2"), "{html}");
     }
 }

@@ -16,7 +16,7 @@ use super::kit::{
 use super::plot::{Axis, Plot, Series, Style};
 use crate::diff::Diff;
 use crate::optimize::Report;
-use crate::validate::{LayerError, LayerErrors, Latency, Validation};
+use crate::validate::{Latency, LayerError, LayerErrors, Validation};
 
 /// So many remarks of one kind are listed.
 const REMARKS: usize = 200;
@@ -41,11 +41,26 @@ pub struct Story<'a> {
 pub fn optimize_page(story: &Story<'_>) -> String {
     let r = story.report;
     let mut sections = vec![titled("summary", "Summary", "Before and after", summary(r))];
-    sections.push(titled("outputs", "Outputs", "What it did to the outputs", outputs(r)));
+    sections.push(titled(
+        "outputs",
+        "Outputs",
+        "What it did to the outputs",
+        outputs(r),
+    ));
     if let Some(l) = r.layers.as_ref().filter(|l| !l.layers.is_empty()) {
-        sections.push(titled("layers", "Layers", "Error layer by layer", layers(l)));
+        sections.push(titled(
+            "layers",
+            "Layers",
+            "Error layer by layer",
+            layers(l),
+        ));
     }
-    sections.push(titled("passes", "Passes", "What each pass did", passes(&r.passes)));
+    sections.push(titled(
+        "passes",
+        "Passes",
+        "What each pass did",
+        passes(&r.passes),
+    ));
     sections.extend(missed(&r.passes));
     if r.changed {
         sections.extend(diff::sections(story.diff));
@@ -127,7 +142,11 @@ fn fidelity(r: &Report) -> String {
     if let (Some(a), Some(b)) = (v.accuracy_before, v.accuracy_after) {
         return match a == b {
             true => format!("Accuracy on {on} stays at {}.", percent(a)),
-            false => format!("Accuracy on {on} goes from {} to {}.", percent(a), percent(b)),
+            false => format!(
+                "Accuracy on {on} goes from {} to {}.",
+                percent(a),
+                percent(b)
+            ),
         };
     }
     if v.sqnr_db.is_none() {
@@ -143,8 +162,10 @@ fn fidelity(r: &Report) -> String {
 }
 
 fn error_text(v: &Validation) -> String {
-    v.sqnr_db
-        .map_or_else(|| "nothing".to_owned(), |db| show_error(10f64.powf(-db / 20.0)))
+    v.sqnr_db.map_or_else(
+        || "nothing".to_owned(),
+        |db| show_error(10f64.powf(-db / 20.0)),
+    )
 }
 
 fn tiles(r: &Report) -> Markup {
@@ -202,13 +223,20 @@ fn summary(r: &Report) -> Markup {
     push("Weights", x.weight_bytes, y.weight_bytes, bytes);
     push("Parameters", x.parameters, y.parameters, count);
     push("Operators", x.nodes, y.nodes, count);
-    push("MACs (multiply-accumulates of one run)", x.macs, y.macs, count);
+    push(
+        "MACs (multiply-accumulates of one run)",
+        x.macs,
+        y.macs,
+        count,
+    );
     if let (Some(a), Some(b)) = (x.effective_macs, y.effective_macs) {
         push("MACs with a weight that is not zero", a, b, count);
     }
     if let Some(l) = &r.latency {
-        let time = |ms: f64, (low, high): (f64, f64)| html! {
-            (format!("{ms:.3} ms")) span.muted { (format!(" [{low:.3}, {high:.3}]")) }
+        let time = |ms: f64, (low, high): (f64, f64)| {
+            html! {
+                (format!("{ms:.3} ms")) span.muted { (format!(" [{low:.3}, {high:.3}]")) }
+            }
         };
         rows.push(Compared {
             what: format!("Latency in {}", r.engine),
@@ -261,8 +289,10 @@ fn comparison(rows: &[Compared]) -> Markup {
 fn outputs(r: &Report) -> Markup {
     const COLUMNS: &[Column] = &[
         Column::text("Output"),
-        Column::number("Error").help("Norm of the difference over the norm of the original's output"),
-        Column::number("SQNR").help("Signal to quantization-noise ratio: 20 dB more is a tenth of the error"),
+        Column::number("Error")
+            .help("Norm of the difference over the norm of the original's output"),
+        Column::number("SQNR")
+            .help("Signal to quantization-noise ratio: 20 dB more is a tenth of the error"),
         Column::number("Largest difference").wide(),
         Column::number("Cosine, mean").wide(),
         Column::number("Cosine, worst").wide(),
@@ -318,8 +348,7 @@ fn wilson(share: f64, samples: usize) -> (f64, f64) {
     const Z: f64 = 1.959_963_984_540_054;
     let n = samples.max(1) as f64;
     let middle = (share + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);
-    let half = Z / (1.0 + Z * Z / n)
-        * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
+    let half = Z / (1.0 + Z * Z / n) * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
     ((middle - half).max(0.0), (middle + half).min(1.0))
 }
 
@@ -386,9 +415,12 @@ fn layer_row(index: usize, e: &LayerError, most: f64) -> Row {
         Cell::number(e.isolated, show_error),
         Cell::number(e.accumulated, show_error),
         Cell::number(e.output, show_error),
-        Cell::by(share, html! { @if let Some(s) = share {
-            span.bar style={ "--v:" (format!("{s:.4}")) } {}
-        } }),
+        Cell::by(
+            share,
+            html! { @if let Some(s) = share {
+                span.bar style={ "--v:" (format!("{s:.4}")) } {}
+            } },
+        ),
     ])
 }
 
@@ -398,7 +430,12 @@ fn layer_plot(l: &LayerErrors) -> Markup {
         let drawn = drawn.filter_map(|(i, e)| Some((i, e, of(e).filter(|x| *x >= ROUNDING)?)));
         let (points, texts) = drawn
             .map(|(i, e, x)| {
-                let text = format!("{} {}: {}", paring_ir::escape(&e.op_type), paring_ir::escape(&e.name), show_error(x));
+                let text = format!(
+                    "{} {}: {}",
+                    paring_ir::escape(&e.op_type),
+                    paring_ir::escape(&e.name),
+                    show_error(x)
+                );
                 (((i + 1) as f64, x), text)
             })
             .unzip();
@@ -435,12 +472,17 @@ fn passes(all: &[PassReport]) -> Markup {
         Column::number("Operators").wide(),
         Column::number("Parameters").wide(),
         Column::number("MACs").wide(),
-        Column::number("Output error").wide().help("Of a lossy pass, against the original"),
+        Column::number("Output error")
+            .wide()
+            .help("Of a lossy pass, against the original"),
         Column::number("Time"),
     ];
     let rows = all.iter().map(|p| {
         let said = !p.remarks.kept.is_empty();
-        let error = p.difference.as_ref().map(|d| d.sqnr_db.map_or(0.0, |db| 10f64.powf(-db / 20.0)));
+        let error = p
+            .difference
+            .as_ref()
+            .map(|d| d.sqnr_db.map_or(0.0, |db| 10f64.powf(-db / 20.0)));
         Row {
             cells: vec![
                 Cell::text(pass_name(p)),
@@ -477,7 +519,9 @@ fn pass_name(p: &PassReport) -> Markup {
 /// What a pass did in a few words.
 fn did(p: &PassReport) -> String {
     let words = |map: &BTreeMap<String, usize>| {
-        let each = map.iter().map(|(code, n)| format!("{n} × {}", code.replace('-', " ")));
+        let each = map
+            .iter()
+            .map(|(code, n)| format!("{n} × {}", code.replace('-', " ")));
         each.collect::<Vec<_>>().join(", ")
     };
     let mut out = Vec::new();
@@ -494,7 +538,14 @@ fn did(p: &PassReport) -> String {
         out.push(format!("wanted by {by}"));
     }
     if out.is_empty() {
-        out.push(if p.changed { "changed the model" } else { "nothing to do" }.to_owned());
+        out.push(
+            if p.changed {
+                "changed the model"
+            } else {
+                "nothing to do"
+            }
+            .to_owned(),
+        );
     }
     paring_ir::escape(&out.join("; "))
 }
@@ -561,8 +612,7 @@ fn missed(all: &[PassReport]) -> Option<Section> {
     for p in last.values() {
         for (code, n) in &p.remarks.missed {
             let example = p.remarks.kept.iter();
-            let mut example =
-                example.filter(|r| r.kind == RemarkKind::Missed && r.code == *code);
+            let mut example = example.filter(|r| r.kind == RemarkKind::Missed && r.code == *code);
             let example = example.next();
             rows.push(Row::new(vec![
                 Cell::text(name(&p.name)),
@@ -592,7 +642,10 @@ fn missed(all: &[PassReport]) -> Option<Section> {
 
 fn again(story: &Story<'_>) -> Markup {
     let r = story.report;
-    let limits = r.recipe.get("accept").filter(|a| a.as_object().is_some_and(|a| !a.is_empty()));
+    let limits = r
+        .recipe
+        .get("accept")
+        .filter(|a| a.as_object().is_some_and(|a| !a.is_empty()));
     html! {
         p {
             "With this recipe in a file the same model, data, seed and build give the same bytes."
@@ -628,7 +681,10 @@ mod tests {
     #[test]
     fn intervals_of_shares_are_those_of_wilson() {
         let (low, high) = wilson(0.85, 20);
-        assert!((low - 0.6396).abs() < 1e-3 && (high - 0.9476).abs() < 1e-3, "{low} {high}");
+        assert!(
+            (low - 0.6396).abs() < 1e-3 && (high - 0.9476).abs() < 1e-3,
+            "{low} {high}"
+        );
         assert_eq!(wilson(1.0, 10).1, 1.0);
         assert_eq!(wilson(0.0, 10).0, 0.0);
     }

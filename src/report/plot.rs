@@ -67,7 +67,11 @@ impl Axis {
 
     /// Where a number lies, from 0 to 1.
     fn place(&self, x: f64) -> f64 {
-        let x = if self.log { x.max(f64::MIN_POSITIVE).log10() } else { x };
+        let x = if self.log {
+            x.max(f64::MIN_POSITIVE).log10()
+        } else {
+            x
+        };
         ((x - self.low) / (self.high - self.low)).clamp(0.0, 1.0)
     }
 
@@ -124,14 +128,21 @@ fn tick_text(at: f64, step: f64, digits: usize) -> String {
 
 fn power_of_ten(power: i64) -> String {
     match power {
-        -2..=3 => format!("{:.*}", usize::try_from(-power).unwrap_or(0), 10f64.powi(power as i32)),
+        -2..=3 => format!(
+            "{:.*}",
+            usize::try_from(-power).unwrap_or(0),
+            10f64.powi(power as i32)
+        ),
         _ => {
             let digits = "⁰¹²³⁴⁵⁶⁷⁸⁹";
             let raised = |c: char| match c.to_digit(10) {
                 Some(d) => digits.chars().nth(d as usize).unwrap_or(c),
                 None => '⁻',
             };
-            format!("10{}", power.to_string().chars().map(raised).collect::<String>())
+            format!(
+                "10{}",
+                power.to_string().chars().map(raised).collect::<String>()
+            )
         }
     }
 }
@@ -312,7 +323,10 @@ mod tests {
         assert_eq!(texts(&axis), ["−0.2", "0", "0.2", "0.4"]);
         let axis = Axis::rounded(0.0, 123_456.0, 4, "");
         assert_eq!(texts(&axis), ["0", "50 k", "100 k", "150 k"]);
-        assert_eq!(texts(&Axis::log(0.003, 1.0, "")), ["0.001", "0.01", "0.1", "1"]);
+        assert_eq!(
+            texts(&Axis::log(0.003, 1.0, "")),
+            ["0.001", "0.01", "0.1", "1"]
+        );
         let axis = Axis::log(1e-9, 1.0, "");
         assert_eq!(texts(&axis), ["10⁻⁸", "10⁻⁶", "10⁻⁴", "0.01", "1"]);
         // Nothing to spread over.
@@ -331,7 +345,14 @@ mod tests {
             mark: None,
             height: 100,
         };
-        assert_eq!(plot.bars(&[(0.0, 1.0), (1.0, 4.0)]), "M0 1000V750H500V0H1000V1000Z");
-        assert!(spark(&[0, 2, 1]).into_string().contains("M0 20V20.0H1V0.0H2V10.0H3V20Z"));
+        assert_eq!(
+            plot.bars(&[(0.0, 1.0), (1.0, 4.0)]),
+            "M0 1000V750H500V0H1000V1000Z"
+        );
+        assert!(
+            spark(&[0, 2, 1])
+                .into_string()
+                .contains("M0 20V20.0H1V0.0H2V10.0H3V20Z")
+        );
     }
 }

@@ -264,7 +264,10 @@ impl Models<'_> {
     /// The graph inputs of a sample by their names.
     fn by_name(&self, sample: &Sample) -> HashMap<String, Tensor> {
         let graph = &self.before.graph;
-        let names = graph.inputs().iter().map(|&v| graph.value(v).name().to_string());
+        let names = graph
+            .inputs()
+            .iter()
+            .map(|&v| graph.value(v).name().to_string());
         names.zip(sample.inputs.iter().cloned()).collect()
     }
 
@@ -277,7 +280,9 @@ impl Models<'_> {
         let outputs = self.before.graph.outputs().iter();
         Some(Kept {
             inputs: sample.inputs.clone(),
-            outputs: outputs.map(|v| originals.get(v).cloned()).collect::<Option<_>>()?,
+            outputs: outputs
+                .map(|v| originals.get(v).cloned())
+                .collect::<Option<_>>()?,
             batch,
             count: sample.count,
         })
@@ -323,7 +328,11 @@ impl Models<'_> {
                 outputs: outputs.to_vec(),
                 shapes: shapes(&tensors),
             };
-            let given = self.compiled(&mut compiled, &cut).ok()?.run(&tensors).ok()?;
+            let given = self
+                .compiled(&mut compiled, &cut)
+                .ok()?
+                .run(&tensors)
+                .ok()?;
             for ((sums, a), b) in sums.iter_mut().zip(&sample.outputs).zip(&given) {
                 sums.add(a, b, sample.batch, sample.count).ok()?;
             }
@@ -484,7 +493,9 @@ impl Measured {
             shapes: shapes(&inputs),
         };
         let plan = models.compiled(&mut self.plan, &cut);
-        let given = plan.and_then(|plan| plan.run(&inputs)).map(|mut all| all.pop());
+        let given = plan
+            .and_then(|plan| plan.run(&inputs))
+            .map(|mut all| all.pop());
         let added = match given {
             Ok(Some(t)) => self.isolated.add(original, &t, batch, count).map(|()| t),
             Ok(None) => Err("it gave no output".to_owned()),
