@@ -503,7 +503,7 @@ impl Matrices {
             .checked_mul(n)?
             .checked_mul(u64::try_from(large + small).ok()?)?;
         let work = work.checked_mul(u64::try_from(self.blocks.len()).ok()?)?;
-        if small < 2 || small > WIDEST || work > MOST_WORK {
+        if !(2..=WIDEST).contains(&small) || work > MOST_WORK {
             return None;
         }
         let mut squares: Vec<f64> = Vec::new();

@@ -91,7 +91,7 @@ pub(super) fn sections(d: &Diff) -> Vec<Section> {
 
 /// A pattern as a sentence.
 pub(super) fn sentence(p: &Pattern) -> String {
-    let (before, after) = (p.before.join(" + "), p.after.join(" + "));
+    let (before, after) = (listed(&p.before), listed(&p.after));
     match p.kind {
         PatternKind::Replaced | PatternKind::Stored => format!("{before} became {after}"),
         PatternKind::Bypassed => format!("{before} removed, its input is used instead"),
@@ -101,6 +101,17 @@ pub(super) fn sentence(p: &Pattern) -> String {
         PatternKind::Inserted => format!("{after} inserted"),
         PatternKind::Appended => format!("{after} added"),
     }
+}
+
+/// Operator types in order, equal neighbours counted: `Conv + 2 × Relu`.
+fn listed(types: &[String]) -> String {
+    let runs = types.chunk_by(|a, b| a == b);
+    let text = runs.filter_map(|run| match run {
+        [one] => Some(one.clone()),
+        [first, ..] => Some(format!("{} × {first}", run.len())),
+        [] => None,
+    });
+    text.collect::<Vec<_>>().join(" + ")
 }
 
 fn verdict(d: &Diff) -> String {
@@ -530,4 +541,21 @@ fn differences(all: &[Difference]) -> Markup {
         search: None,
     }
     .render()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_read_as_sentences() {
+        let types = |all: &[&str]| all.iter().map(ToString::to_string).collect();
+        let pattern = Pattern {
+            kind: PatternKind::Replaced,
+            before: types(&["Shape", "Shape", "Conv"]),
+            after: types(&["Conv"]),
+            ..Pattern::default()
+        };
+        assert_eq!(sentence(&pattern), "2 × Shape + Conv became Conv");
+    }
 }

@@ -23,9 +23,14 @@ impl Axis {
     pub(super) fn linear(low: f64, high: f64, count: usize, label: impl Into<String>) -> Axis {
         let (low, high) = widened(low, high);
         let step = round_step((high - low) / count.max(1) as f64);
+        Axis::stepped(low, high, step, label.into())
+    }
+
+    fn stepped(low: f64, high: f64, step: f64, label: String) -> Axis {
         let digits = digits_of(step);
         let first = (low / step).ceil() as i64;
-        let last = (high / step).floor() as i64;
+        // A multiple of the step may miss the end by a rounding.
+        let last = (high / step + 1e-9).floor() as i64;
         let ticks = (first..=last.min(first.saturating_add(50))).map(|i| {
             let at = i as f64 * step;
             (at, tick_text(at, step, digits))
@@ -34,7 +39,7 @@ impl Axis {
             low,
             high,
             log: false,
-            label: label.into(),
+            label,
             ticks: ticks.collect(),
         }
     }
@@ -44,7 +49,7 @@ impl Axis {
         let (low, high) = widened(low, high);
         let step = round_step((high - low) / count.max(1) as f64);
         let (low, high) = ((low / step).floor() * step, (high / step).ceil() * step);
-        Axis::linear(low, high, count, label)
+        Axis::stepped(low, high, step, label.into())
     }
 
     /// A logarithmic axis over whole powers of ten.
@@ -89,14 +94,14 @@ fn widened(low: f64, high: f64) -> (f64, f64) {
     }
 }
 
-/// 1, 2 or 5 times a power of ten, about as large as asked for.
+/// 1, 2 or 5 times a power of ten, at least as large as asked for.
 fn round_step(step: f64) -> f64 {
     let power = 10f64.powf(step.max(f64::MIN_POSITIVE).log10().floor());
     let mantissa = step / power;
     let round = match mantissa {
-        m if m < 1.5 => 1.0,
-        m if m < 3.5 => 2.0,
-        m if m < 7.5 => 5.0,
+        m if m <= 1.0 => 1.0,
+        m if m <= 2.0 => 2.0,
+        m if m <= 5.0 => 5.0,
         _ => 10.0,
     };
     (round * power).max(f64::MIN_POSITIVE)

@@ -13,7 +13,7 @@
 use std::collections::{HashMap, HashSet};
 
 use paring_ir::analysis::{AnalysisCache, CostOptions, Costs};
-use paring_ir::engine::{DataSource, Engine, EngineError, Plan, Sample};
+use paring_ir::engine::{Cut, DataSource, Engine, EngineError, Plan, Sample};
 use paring_ir::observe::Watch;
 use paring_ir::tensor::Dims;
 use paring_ir::{Graph, Model, OpId, Tensor, ValueId};
@@ -22,7 +22,6 @@ use serde::Serialize;
 use super::difference::Sums;
 use super::timing::reorder;
 use super::{CompareOptions, batch_of};
-use paring_ir::engine::Cut;
 
 /// So many samples are run when the caller sets no limit: errors of layers are sums over many
 /// elements and settle early.
@@ -394,13 +393,12 @@ fn region(
         }
         let begins = v != end && shared.contains_key(&v);
         match graph.producer(v) {
-            Some(op) if !begins => {
-                if known.insert(op) {
-                    ops.push(op);
-                    stack.extend(graph.op(op).inputs().flatten());
-                    stack.extend(graph.op(op).captures());
-                }
+            Some(op) if !begins && known.insert(op) => {
+                ops.push(op);
+                stack.extend(graph.op(op).inputs().flatten());
+                stack.extend(graph.op(op).captures());
             }
+            Some(_) if !begins => {}
             Some(_) => inputs.push(v),
             None if graph.value(v).is_input() => inputs.push(v),
             None => {}
@@ -531,4 +529,71 @@ impl Measured {
 fn relative(sums: &Sums) -> Option<f64> {
     let all = sums.finish("");
     (all.elements > 0).then(|| all.sqnr_db.map_or(0.0, |db| 10f64.powf(-db / 20.0)))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use paring_ir::text::parse_model;
+
+    use super::*;
+    use crate::data::{RandomInputs, RunShapes, ShapeOptions};
+    use crate::engine::TractEngine;
+
+    /// Two layers; the first multiplies by `first`.
+    fn net(first: &str) -> Model {
+        parse_model(&format!(
+            r#"<ir_version: 8, opset_import: ["": 17]>
+            net (float[1,2] x) => (float[1,2] y)
+            <float[2,2] v = {{{first}, 0, 0, {first}}}, float[2,2] w = {{1, 2, 3, -4}}>
+            {{ [one] a = MatMul (x, v)
+               [two] y = MatMul (a, w) }}"#
+        ))
+        .unwrap()
+    }
+
+    fn errors(before: &Model, after: &Model) -> LayerErrors {
+        let shapes = RunShapes::resolve(before, &ShapeOptions::default()).unwrap();
+        let data = RandomInputs::new(before, &shapes, 3, 0).unwrap();
+        let options = CompareOptions::default();
+        layer_errors(&TractEngine::new(), before, after, &data, &options).unwrap()
+    }
+
+    #[test]
+    fn the_error_of_a_layer_is_told_apart_from_what_it_takes_over() {
+        let found = errors(&net("2"), &net("2.2"));
+        let [one, two] = found.layers.as_slice() else {
+            panic!("{found:?}")
+        };
+        let about = |x: Option<f64>, y: f64| assert!((x.unwrap() - y).abs() < 1e-5, "{found:?}");
+        assert_eq!((one.name.as_str(), two.name.as_str()), ("one", "two"));
+        for of_first in [one.isolated, one.accumulated, one.output, two.accumulated] {
+            about(of_first, 0.1);
+        }
+        about(two.isolated, 0.0);
+        about(two.output, 0.0);
+        assert_eq!((found.samples, found.merged), (3, 0));
+    }
+
+    #[test]
+    fn a_value_that_is_gone_or_of_another_shape_counts_for_the_next_layer() {
+        let narrow = parse_model(
+            r#"<ir_version: 8, opset_import: ["": 17]>
+            net (float[1,2] x) => (float[1,2] y)
+            <float[2,1] v = {2, 0}, float[1,2] w = {1, 2}>
+            { [one] a = MatMul (x, v)
+              [two] y = MatMul (a, w) }"#,
+        )
+        .unwrap();
+        let found = errors(&net("2"), &narrow);
+        let [only] = found.layers.as_slice() else {
+            panic!("{found:?}")
+        };
+        assert_eq!((only.value.as_str(), only.operators), ("y", 2));
+        assert_eq!(found.merged, 1);
+        assert!(
+            only.isolated.unwrap() > 0.1 && only.output == only.isolated,
+            "{found:?}"
+        );
+    }
 }
