@@ -133,7 +133,7 @@ fn tick_text(at: f64, step: f64, digits: usize) -> String {
 
 fn power_of_ten(power: i64) -> String {
     match power {
-        -2..=3 => format!(
+        -3..=3 => format!(
             "{:.*}",
             usize::try_from(-power).unwrap_or(0),
             10f64.powi(power as i32)
