@@ -397,7 +397,7 @@ fn layers(l: &LayerErrors) -> Markup {
         @if l.merged > 0 {
             p {
                 (plural(l.merged, "operator")) " with multiply-accumulates have no value of their own in the "
-                "original (its shape changed, or it is new) and count for the next layer that has."
+                "original (its shape or its scale changed, or it is new) and count for the next layer that has."
             }
         }
         @if !l.notes.is_empty() { (notes(&l.notes)) }
