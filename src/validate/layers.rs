@@ -165,16 +165,19 @@ impl Models<'_> {
         let (mine, theirs): (Vec<_>, Vec<_>) = candidates.iter().copied().unzip();
         let mut first = Watch::new(self.engine, self.before, &mine, compile);
         let mut second = Watch::new(self.engine, self.after, &theirs, compile);
-        let mut seen: HashMap<ValueId, Tensor> = HashMap::new();
+        // A copy of a model has the ids of the model, so each has a map of its own.
+        let (mut a_seen, mut b_seen) = (HashMap::new(), HashMap::new());
         data.for_each(Some(1), &mut |sample| {
-            let mut note = |v, t: &Tensor| {
-                seen.insert(v, t.clone());
+            first.run(sample, &mut |v, t| {
+                a_seen.insert(v, t.clone());
                 Ok(())
-            };
-            first.run(sample, &mut note)?;
-            second.run(&self.reordered(sample)?, &mut note)
+            })?;
+            second.run(&self.reordered(sample)?, &mut |v, t| {
+                b_seen.insert(v, t.clone());
+                Ok(())
+            })
         })?;
-        let comparable = |(u, v): &(ValueId, ValueId)| match (seen.get(u), seen.get(v)) {
+        let comparable = |(u, v): &(ValueId, ValueId)| match (a_seen.get(u), b_seen.get(v)) {
             (Some(x), Some(y)) => {
                 let fits = x.dtype() == y.dtype() && x.dims() == y.dims();
                 // Outputs mean what they meant, whatever happened.
@@ -637,6 +640,15 @@ mod tests {
         about(two.isolated, 0.0);
         about(two.output, 0.0);
         assert_eq!((found.samples, found.merged), (3, 0));
+        // A copy that was edited has the ids of the original.
+        let before = net("2");
+        let mut after = before.clone();
+        let v = after.graph.find_value("v").unwrap();
+        let narrower = Tensor::new(paring_ir::DType::F32, [2, 2], vec![0u8; 16]).unwrap();
+        after.graph.set_tensor(v, narrower, Vec::new()).unwrap();
+        let found = errors(&before, &after);
+        assert_eq!(found.layers[0].accumulated, Some(1.0));
+        assert_eq!(found.layers[1].isolated, Some(0.0));
     }
 
     #[test]
