@@ -1,5 +1,7 @@
 //! What is inside a model, in numbers. The JSON form is stable.
 
+mod weights;
+
 use std::collections::BTreeMap;
 
 use paring_ir::analysis::{AnalysisCache, CostOptions, Costs, ModelCost, Shapes};
@@ -7,7 +9,9 @@ use paring_ir::{Model, ValueId};
 use serde::Serialize;
 
 use crate::data::{RunShapes, ShapeOptions as SizeOptions};
-use crate::diff::type_text;
+use crate::diff::{Totals, type_text, types_of};
+use crate::validate::Profile;
+pub use weights::{Histogram, Pattern, Spectrum, WeightStats, weights};
 
 /// The numbers of a model.
 #[derive(Clone, Debug, Serialize)]
@@ -54,6 +58,16 @@ pub struct TensorInfo {
     pub used_by: Vec<String>,
 }
 
+/// What all operators of one type cost.
+#[derive(Clone, Debug, Serialize)]
+pub struct TypeRow {
+    /// The operator type; of other domains than the standard one as `domain::Type`.
+    pub op_type: String,
+    /// The numbers.
+    #[serde(flatten)]
+    pub cost: Totals,
+}
+
 /// One operator with multiply-accumulates.
 #[derive(Clone, Debug, Serialize)]
 pub struct Layer {
@@ -87,6 +101,8 @@ pub struct Details {
     pub outputs: Vec<Port>,
     /// The names of functions that the model brings along.
     pub functions: Vec<String>,
+    /// What each type of operators costs, most frequent first.
+    pub types: Vec<TypeRow>,
     /// The tensors of the main graph, largest first.
     pub tensors: Vec<TensorInfo>,
     /// The operators of the main graph that have MACs, in order.
@@ -94,6 +110,15 @@ pub struct Details {
     /// The values of the main graph, and of how many of them the shape is known at all and known
     /// to the last dimension.
     pub shapes: ShapeCoverage,
+    /// A closer look at every weight; absent when nobody asked for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weights: Option<Vec<WeightStats>>,
+    /// Where the time of a run goes; absent when nobody asked for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Profile>,
+    /// What the user should know.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// Of how many values the shape is known.
@@ -208,10 +233,24 @@ pub fn details(model: &Model, file_bytes: Option<u64>) -> Details {
             .iter()
             .map(|f| format!("{}::{}", f.domain, f.name))
             .collect(),
+        types: types(model, &mut cache),
         tensors: tensors(model),
         layers: layers(model, &shapes, &costs),
         shapes: coverage(model, &shapes),
+        weights: None,
+        profile: None,
+        notes: Vec::new(),
     }
+}
+
+fn types(model: &Model, cache: &mut AnalysisCache) -> Vec<TypeRow> {
+    let row = |(op_type, cost)| TypeRow { op_type, cost };
+    let mut out: Vec<TypeRow> = types_of(model, cache).into_iter().map(row).collect();
+    out.sort_by(|a, b| {
+        let count = b.cost.nodes.cmp(&a.cost.nodes);
+        count.then_with(|| a.op_type.cmp(&b.op_type))
+    });
+    out
 }
 
 fn tensors(model: &Model) -> Vec<TensorInfo> {

@@ -28,6 +28,7 @@ pub mod onnx;
 pub mod optimize;
 pub mod pipeline;
 pub mod provenance;
+pub mod report;
 pub mod validate;
 
 use std::path::Path;

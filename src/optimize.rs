@@ -19,7 +19,7 @@ use crate::engine::TractEngine;
 use crate::inspect::{Inspection, cost_options, inspect};
 use crate::onnx;
 use crate::pipeline::{Recipe, RecipeError};
-use crate::validate::{CompareOptions, EngineJudge, Latency, TimeOptions, Validation};
+use crate::validate::{CompareOptions, EngineJudge, Latency, LayerErrors, TimeOptions, Validation};
 
 /// How a note begins that says why exact passes are not validated at a second size, though the
 /// model leaves sizes open.
@@ -45,6 +45,8 @@ pub struct Settings {
     pub validate: bool,
     /// Time the models.
     pub time: bool,
+    /// Measure the error of every layer, for a report; takes as long as a few validations.
+    pub layers: bool,
     /// Let lossy passes run although nothing can be validated.
     pub allow_unvalidated: bool,
     /// The seed of random inputs and of passes.
@@ -65,6 +67,7 @@ impl Default for Settings {
             label_output: None,
             validate: true,
             time: true,
+            layers: false,
             allow_unvalidated: false,
             seed: 0,
             threads: 1,
@@ -142,6 +145,9 @@ pub struct Report {
     pub unvalidated: Option<String>,
     /// How the latencies compare; absent when the models were not timed.
     pub latency: Option<Latency>,
+    /// The error of every layer; absent when nobody asked for it or nothing changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers: Option<LayerErrors>,
     /// The recipe, as it would stand in a file.
     pub recipe: Json,
     /// The seed.
@@ -302,6 +308,7 @@ impl<'a> Optimizer<'a> {
             validation: None,
             unvalidated,
             latency: None,
+            layers: None,
             recipe: json,
             seed: s.seed,
             threads: s.threads,
@@ -477,6 +484,15 @@ impl<'a> Optimizer<'a> {
             let left_out = judge.notes().iter();
             let notes = left_out.map(|note| format!("{ONE_SIZE}: {note}"));
             report.notes.extend(notes);
+        }
+        if self.settings.layers && report.changed {
+            match judge.layers(original, model) {
+                Ok(layers) => report.layers = Some(layers),
+                Err(EngineError::Cancelled) => return Err(RunError::Cancelled.into()),
+                Err(e) => report
+                    .notes
+                    .push(format!("the errors of layers could not be measured: {e}")),
+            }
         }
         if self.settings.time {
             report.latency = Some(judge.latency(original, model)?);

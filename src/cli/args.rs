@@ -128,8 +128,8 @@ pub(super) struct Optimize {
     /// Write the sizes given by --dim and --input into the model, too
     #[arg(long)]
     pub(super) fix_dims: bool,
-    /// Write a report; may be given again
-    #[arg(long = "report", value_name = "FILE.json")]
+    /// Write a report: JSON, or a page to read, which also measures every layer; may be given again
+    #[arg(long = "report", value_name = "FILE.json|html")]
     pub(super) reports: Vec<PathBuf>,
     /// Don't run the models to compare their outputs
     #[arg(long)]
@@ -166,6 +166,17 @@ pub(super) enum External {
 pub(super) struct Inspect {
     /// The model; - is standard input
     pub(super) model: PathBuf,
+    /// Look at every weight: distribution, zeros by pattern, distinct values, singular values
+    #[arg(long)]
+    pub(super) weights: bool,
+    /// Time every operator in tract
+    #[arg(long)]
+    pub(super) profile: bool,
+    /// Write a page with all of it, --weights included
+    #[arg(long, value_name = "FILE.html")]
+    pub(super) html: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) running: Running,
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -189,6 +200,9 @@ pub(super) struct Diff {
     /// Print all operators of both models with their alignment, unchanged ones too
     #[arg(long, requires = "json")]
     pub(super) alignment: bool,
+    /// Write a page with both graphs side by side, instead of printing
+    #[arg(long, value_name = "FILE.html")]
+    pub(super) html: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -105,15 +105,20 @@ fn text(m: &Measured) -> Result<String, std::fmt::Error> {
             _ if i == 0 => " of the first model",
             _ => " of the second model",
         };
-        writeln!(
-            out,
-            "\n{BOLD}Operators{which}{BOLD:#}, {:.3} ms",
-            p.total_ms
-        )?;
-        by_type(&mut out, &p.types)?;
-        by_operator(&mut out, &p.nodes)?;
+        profile_text(&mut out, which, p)?;
     }
     Ok(out)
+}
+
+/// Where the time of a run goes; `which` says of which model.
+pub(super) fn profile_text(out: &mut String, which: &str, p: &Profile) -> std::fmt::Result {
+    writeln!(
+        out,
+        "\n{BOLD}Time by operator{which}{BOLD:#}, {:.3} ms",
+        p.total_ms
+    )?;
+    by_type(out, &p.types)?;
+    by_operator(out, &p.nodes)
 }
 
 fn by_type(out: &mut String, rows: &[ProfileRow]) -> std::fmt::Result {

@@ -16,6 +16,7 @@ use crate::diff::{
     Diff, Difference, GraphPair, KeptAxis, Node, OpRef, Pattern, PatternKind, State, TensorChange,
     Totals, TypeChange, diff,
 };
+use crate::report::diff_page;
 
 /// Rows of each list that are shown unless more is asked for.
 const ROWS: usize = 24;
@@ -37,6 +38,7 @@ pub(super) fn run(common: &Common, args: &DiffArgs) -> anyhow::Result<Exit> {
             "only one of the models can come from standard input",
         ));
     }
+    args.html.as_deref().map_or(Ok(()), io::check_writable)?;
     let mut before = io::read(common, &args.before)?;
     let mut after = io::read(common, &args.after)?;
     for loaded in [&mut before, &mut after] {
@@ -50,12 +52,16 @@ pub(super) fn run(common: &Common, args: &DiffArgs) -> anyhow::Result<Exit> {
     } else {
         Exit::Different
     };
+    if let Some(path) = &args.html {
+        let [a, b] = [&args.before, &args.after].map(|p| p.display().to_string());
+        io::write_whole(path, &diff_page(&a, &b, &found))?;
+    }
     if args.json {
         if !args.alignment {
             found.graphs.clear();
         }
         io::print_json(&found)?;
-    } else if !common.quiet {
+    } else if !common.quiet && args.html.is_none() {
         let view = View {
             d: &found,
             all: common.verbose > 0,

@@ -6,9 +6,13 @@ use paring_ir::escape;
 
 use super::args::{Common, Inspect};
 use super::exit::Exit;
-use super::io;
-use super::terminal::{BOLD, DIM, bytes, clean, count, plural, short, table};
-use crate::inspect::{Details, details};
+use super::terminal::{BOLD, Bar, DIM, bytes, clean, count, plural, short, table};
+use super::{bench, io, terminal};
+use crate::data::{RandomInputs, RunShapes};
+use crate::engine::TractEngine;
+use crate::inspect::{Details, WeightStats, details, weights};
+use crate::report::inspect_page;
+use crate::validate::{TimeOptions, profile};
 
 /// Rows of the lists of tensors and of operators that are shown.
 const SHOWN: usize = 10;
@@ -18,12 +22,33 @@ const TYPE: usize = 20;
 const USER: usize = 22;
 
 pub(super) fn run(common: &Common, args: &Inspect) -> anyhow::Result<Exit> {
+    args.html.as_deref().map_or(Ok(()), io::check_writable)?;
     let loaded = io::read(common, &args.model)?;
-    let details = details(&loaded.model, Some(loaded.file_bytes));
+    let mut details = details(&loaded.model, Some(loaded.file_bytes));
+    let engine = TractEngine::new();
+    if args.weights || args.html.is_some() {
+        details.weights = Some(weights(&loaded.model, &engine, &Bar::new(common)));
+    }
+    if args.profile {
+        let shapes = RunShapes::settle(&engine, &loaded.model, &io::shape_options(&args.running)?)?;
+        let random = RandomInputs::new(&loaded.model, &shapes, 1, args.running.seed)?;
+        let options = TimeOptions {
+            threads: usize::from(args.running.threads),
+            ..TimeOptions::default()
+        };
+        details.profile = Some(profile(&engine, &loaded.model, &random.run(0)?, &options)?);
+        details
+            .notes
+            .extend(shapes.notes.iter().chain(random.notes()).cloned());
+    }
+    let name = args.model.display().to_string();
+    if let Some(path) = &args.html {
+        io::write_whole(path, &inspect_page(&name, &details))?;
+    }
     if args.json {
         io::print_json(&details)?;
-    } else {
-        io::print(&text(&args.model.display().to_string(), &details)?)?;
+    } else if args.html.is_none() || !common.quiet {
+        io::print(&text(&name, &details)?)?;
     }
     Ok(Exit::Success)
 }
@@ -101,6 +126,13 @@ fn text(name: &str, d: &Details) -> Result<String, std::fmt::Error> {
     operators(&mut out, d)?;
     tensors(&mut out, d)?;
     layers(&mut out, d)?;
+    weight_table(&mut out, d)?;
+    if let Some(p) = &d.profile {
+        bench::profile_text(&mut out, "", p)?;
+    }
+    if !d.notes.is_empty() {
+        writeln!(out, "\n{}", terminal::notes(&d.notes).trim_end())?;
+    }
     Ok(out)
 }
 
@@ -113,21 +145,22 @@ fn or_unknown(text: &str) -> String {
 }
 
 fn operators(out: &mut String, d: &Details) -> std::fmt::Result {
-    let mut ops: Vec<(&String, &usize)> = d.numbers.cost.operators.iter().collect();
-    ops.sort_by(|a, b| b.1.cmp(a.1).then_with(|| a.0.cmp(b.0)));
     writeln!(out, "\n{BOLD}Operators{BOLD:#}")?;
-    let ops: Vec<(String, usize)> = ops.iter().map(|(n, c)| (short(n, NAME), **c)).collect();
-    let longest = ops.iter().map(|(n, _)| n.chars().count()).max();
-    let width = longest.unwrap_or(0) + 2;
-    let per_line = 98 / (width + 6);
-    for line in ops.chunks(per_line.max(1)) {
-        let cells: Vec<String> = line
-            .iter()
-            .map(|(n, c)| format!("{c:>6} {n:<width$}"))
-            .collect();
-        writeln!(out, "{}", cells.concat().trim_end())?;
+    let mut table = table(&["type", "count", "parameters", "bytes", "MACs"], 1);
+    let unless_none = |n: u64, show: fn(u64) -> String| match n {
+        0 => String::new(),
+        n => show(n),
+    };
+    for t in &d.types {
+        table.add_row([
+            short(&t.op_type, NAME),
+            unless_none(t.cost.nodes, count),
+            unless_none(t.cost.parameters, count),
+            unless_none(t.cost.bytes, bytes),
+            unless_none(t.cost.macs, count),
+        ]);
     }
-    Ok(())
+    writeln!(out, "{}", table.trim_fmt())
 }
 
 fn tensors(out: &mut String, d: &Details) -> std::fmt::Result {
@@ -181,4 +214,63 @@ fn layers(out: &mut String, d: &Details) -> std::fmt::Result {
         ]);
     }
     writeln!(out, "{}", table.trim_fmt())
+}
+
+/// Every weight, in the order of the data flow.
+fn weight_table(out: &mut String, d: &Details) -> std::fmt::Result {
+    let Some(weights) = d.weights.as_deref().filter(|w| !w.is_empty()) else {
+        return Ok(());
+    };
+    writeln!(
+        out,
+        "\n{BOLD}Weights{BOLD:#} (2:4: groups with two zeros of four; rank: singular values with 99 % of the squares)"
+    )?;
+    let header = [
+        "layer",
+        "weight",
+        "zeros",
+        "2:4",
+        "distinct",
+        "rank",
+        "distribution",
+    ];
+    let mut table = table(&header, 2);
+    for w in weights {
+        table.add_row(weight_row(w));
+    }
+    writeln!(out, "{}", table.trim_fmt())
+}
+
+fn weight_row(w: &WeightStats) -> [String; 7] {
+    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    let structured = w.patterns.iter().find(|p| p.name == "2:4");
+    let rank = |s: &crate::inspect::Spectrum| format!("{} of {}", s.rank_99, s.count);
+    [
+        short(&w.layer, 26),
+        short(&w.ty, TYPE),
+        percent(w.sparsity),
+        structured.map_or_else(String::new, |p| percent(p.share)),
+        w.distinct.map_or_else(|| "> 65536".to_owned(), count),
+        w.spectrum.as_ref().map_or_else(String::new, rank),
+        w.histogram
+            .as_ref()
+            .map_or_else(String::new, |h| sketch(&h.counts)),
+    ]
+}
+
+/// The shape of a histogram in twelve characters.
+fn sketch(counts: &[u64]) -> String {
+    const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    const WIDTH: usize = 12;
+    let joined = counts.chunks(counts.len().div_ceil(WIDTH).max(1));
+    let joined: Vec<u64> = joined.map(|c| c.iter().sum()).collect();
+    let most = joined.iter().copied().max().unwrap_or(0).max(1);
+    let level = |&n: &u64| match n {
+        0 => ' ',
+        n => {
+            let at = (n as f64 / most as f64 * LEVELS.len() as f64) as usize;
+            LEVELS[at.min(LEVELS.len() - 1)]
+        }
+    };
+    joined.iter().map(level).collect()
 }

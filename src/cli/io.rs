@@ -95,3 +95,39 @@ fn is_obeyed(c: char) -> bool {
 pub(super) fn print(text: &str) -> anyhow::Result<()> {
     Ok(write!(anstream::stdout().lock(), "{text}")?)
 }
+
+/// Writes a page or a report: whole or not at all, as a model is.
+pub(super) fn write_whole(path: &Path, text: &str) -> anyhow::Result<()> {
+    let folder = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let failed = |e: std::io::Error| failure(Exit::Write, format!("{}: {e}", path.display()));
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.tempfile_in(folder).map_err(failed)?;
+    file.write_all(text.as_bytes()).map_err(failed)?;
+    file.persist(path).map_err(|e| failed(e.error))?;
+    Ok(())
+}
+
+/// Finds out before the work begins whether a file can't be written there.
+pub(super) fn check_writable(path: &Path) -> anyhow::Result<()> {
+    let folder = match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    };
+    let problem = if !folder.is_dir() {
+        format!(
+            "{}: there is no folder {}",
+            path.display(),
+            folder.display()
+        )
+    } else if path.is_dir() {
+        format!("{} is a folder", path.display())
+    } else {
+        return Ok(());
+    };
+    Err(failure(Exit::Write, problem))
+}

@@ -17,10 +17,12 @@ use super::terminal::{
     plural, table,
 };
 use super::{interrupt, io, terminal};
+use crate::diff::diff;
 use crate::inspect::Inspection;
 use crate::onnx::{self, ExternalData, WriteOptions};
 use crate::optimize::{OptimizeError, Optimizer, Report, Written};
 use crate::pipeline::{self, Recipe};
+use crate::report::{Story, optimize_page};
 
 /// The recipe that runs when nothing is asked for.
 const DEFAULT_RECIPE: &str = "clean";
@@ -34,12 +36,13 @@ pub(super) fn run(registry: &Registry, common: &Common, args: &Optimize) -> anyh
     // What came through standard input can't be read again for a reproducer.
     let spare = io::is_dash(&args.input).then(|| loaded.model.clone());
     let (mut model, file_bytes, side_files) = (loaded.model, loaded.file_bytes, loaded.side_files);
-    // Clones share the weights.
+    // For the diff of a page; its tensors are shared with the model.
     let original = model.clone();
     let progress = Bar::new(common);
     let mut printer = Printer {
         after: args.print_ir_after.clone(),
     };
+    let yaml = recipe.to_yaml();
     let optimizer = optimizer(registry, recipe, args)?.cancel(&cancel);
     let outcome = optimizer.run_with(&mut model, &progress, Some(&mut printer));
     let mut report = match outcome {
@@ -59,9 +62,18 @@ pub(super) fn run(registry: &Registry, common: &Common, args: &Optimize) -> anyh
         report.before.zstd_bytes = onnx::compressed_len(&original).ok();
         report.after.zstd_bytes = onnx::compressed_len(&model).ok();
     }
-    drop(original);
     for path in &args.reports {
-        write_report(path, &report)?;
+        let text = if is_page(path) {
+            optimize_page(&Story {
+                report: &report,
+                command: &command(args),
+                recipe: &yaml,
+                diff: &diff(&original, &model)?,
+            })
+        } else {
+            io::to_json(&report)? + "\n"
+        };
+        io::write_whole(path, &text)?;
     }
     if !common.quiet {
         let text = text(common, &report)?;
@@ -79,6 +91,57 @@ pub(super) fn run(registry: &Registry, common: &Common, args: &Optimize) -> anyh
 fn is_lossy(report: &Report) -> bool {
     let mut passes = report.passes.iter();
     passes.any(|p| p.effect == Effect::Lossy && p.changed)
+}
+
+/// Whether a report is to be a page.
+fn is_page(report: &Path) -> bool {
+    report.extension().is_some_and(|e| e == "html")
+}
+
+/// The command that does the same with the recipe in a file.
+fn command(args: &Optimize) -> String {
+    let mut out = String::from("paring optimize");
+    let mut word = |text: &str| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=,:+".contains(c);
+        out.push(' ');
+        match !text.is_empty() && text.chars().all(plain) {
+            true => out.push_str(text),
+            false => out.push_str(&format!("'{}'", text.replace('\'', "'\\''"))),
+        }
+    };
+    word(&args.input.display().to_string());
+    word("-o");
+    word(&args.output.display().to_string());
+    word("--recipe");
+    word("recipe.yaml");
+    for (name, path) in [("--data", &args.data), ("--eval", &args.eval)] {
+        if let Some(path) = path {
+            word(name);
+            word(&path.display().to_string());
+        }
+    }
+    let running = &args.running;
+    let inputs = running.inputs.iter().map(|t| ("--input", t));
+    for (name, text) in inputs.chain(running.dims.iter().map(|t| ("--dim", t))) {
+        word(name);
+        word(text);
+    }
+    if let Some(name) = &args.label_output {
+        word("--label-output");
+        word(name);
+    }
+    if args.fix_dims {
+        word("--fix-dims");
+    }
+    if running.seed != 0 {
+        word("--seed");
+        word(&running.seed.to_string());
+    }
+    if running.threads != 1 {
+        word("--threads");
+        word(&running.threads.to_string());
+    }
+    out
 }
 
 fn stopped() -> anyhow::Error {
@@ -100,11 +163,14 @@ fn check_paths(args: &Optimize) -> anyhow::Result<()> {
     let mut outputs: Vec<&Path> = args.reports.iter().map(PathBuf::as_path).collect();
     for report in &args.reports {
         match report.extension().and_then(|e| e.to_str()) {
-            Some("json") => {}
+            Some("json" | "html") => {}
             _ => {
                 return Err(failure(
                     Exit::Usage,
-                    format!("--report {}: the name must end in .json", report.display()),
+                    format!(
+                        "--report {}: the name must end in .json or .html",
+                        report.display()
+                    ),
                 ));
             }
         }
@@ -112,29 +178,7 @@ fn check_paths(args: &Optimize) -> anyhow::Result<()> {
     if !io::is_dash(&args.output) {
         outputs.push(&args.output);
     }
-    for path in outputs {
-        let folder = match path.parent() {
-            Some(p) if !p.as_os_str().is_empty() => p,
-            _ => Path::new("."),
-        };
-        if !folder.is_dir() {
-            return Err(failure(
-                Exit::Write,
-                format!(
-                    "{}: there is no folder {}",
-                    path.display(),
-                    folder.display()
-                ),
-            ));
-        }
-        if path.is_dir() {
-            return Err(failure(
-                Exit::Write,
-                format!("{} is a folder", path.display()),
-            ));
-        }
-    }
-    Ok(())
+    outputs.into_iter().try_for_each(io::check_writable)
 }
 
 /// The recipe, then the passes in order; the clean-up when neither is given.
@@ -172,6 +216,7 @@ fn optimizer<'a>(
     s.fix_dims = args.fix_dims;
     s.validate = !args.no_validate;
     s.time = !args.no_time;
+    s.layers = args.reports.iter().any(|p| is_page(p));
     s.allow_unvalidated = args.allow_unvalidated;
     s.stop_after.clone_from(&args.stop_after);
     Ok(optimizer)
@@ -230,23 +275,6 @@ fn write(
         side_file: report.side_file,
         left_behind: left,
     })
-}
-
-/// A report lands whole or not at all, as a model does.
-fn write_report(path: &Path, report: &Report) -> anyhow::Result<()> {
-    let folder = path
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let failed = |e: std::io::Error| failure(Exit::Write, format!("{}: {e}", path.display()));
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(folder).map_err(failed)?;
-    let text = io::to_json(report)? + "\n";
-    file.write_all(text.as_bytes()).map_err(failed)?;
-    file.persist(path).map_err(|e| failed(e.error))?;
-    Ok(())
 }
 
 /// Prints the graph after the passes that the user named.

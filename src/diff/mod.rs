@@ -38,6 +38,7 @@ use changes::Comparison;
 
 pub use elements::compare_tensors;
 pub use interface::type_text;
+pub(crate) use totals::types_of;
 
 /// One thing that differs, as text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

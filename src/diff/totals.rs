@@ -70,6 +70,11 @@ pub(super) fn side(model: &Model, constants: &Constants, cache: &mut AnalysisCac
     }
 }
 
+/// What each operator type of one model costs.
+pub(crate) fn types_of(model: &Model, cache: &mut AnalysisCache) -> BTreeMap<String, Totals> {
+    side(model, &Constants::of(model), cache).by_type
+}
+
 /// The totals of both, type by type.
 pub(super) fn by_type(a: &Side, b: &Side) -> Vec<TypeTotals> {
     let mut names: Vec<&String> = a.by_type.keys().chain(b.by_type.keys()).collect();

@@ -6,6 +6,7 @@
 //! what becomes of its outputs when its weights are rounded differently.
 
 mod difference;
+mod layers;
 mod rounding;
 mod timing;
 
@@ -23,6 +24,7 @@ use crate::data::suggest;
 use crate::engine::Runner;
 pub use difference::{BROKEN_SQNR_DB, OutputDifference};
 use difference::{Scores, Sums};
+pub use layers::{LayerError, LayerErrors, layer_errors};
 pub use timing::{Bench, Latency, Profile, ProfileRow, TimeOptions, bench, profile, time_pair};
 
 /// The least relative difference that is ever taken for more than noise.
@@ -604,6 +606,11 @@ impl<'a> EngineJudge<'a> {
             &mut out,
         )?;
         Ok(out)
+    }
+
+    /// The errors of every layer on the first samples for evaluation, for the report.
+    pub fn layers(&self, reference: &Model, model: &Model) -> Result<LayerErrors, EngineError> {
+        layer_errors(self.engine, reference, model, self.eval, &self.options)
     }
 
     /// The latency of both models on the first sample.

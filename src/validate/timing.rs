@@ -45,8 +45,12 @@ const MAX_REPEATS: u32 = 1000;
 pub struct Latency {
     /// The median of the original, in milliseconds.
     pub before_ms: f64,
+    /// The ends of its 95 % interval.
+    pub before_interval_ms: (f64, f64),
     /// The median of the rewritten model, in milliseconds.
     pub after_ms: f64,
+    /// The ends of its 95 % interval.
+    pub after_interval_ms: (f64, f64),
     /// The median of the ratios of the pairs, after over before.
     pub ratio: f64,
     /// The lower end of its 95 % interval.
@@ -217,10 +221,12 @@ pub fn time_pair(
         .map(|(a, b)| b / a.max(1e-9))
         .collect();
     let (ratio_low, ratio, ratio_high) = median_interval(&mut ratios);
-    let median = |mut times: Vec<f64>| median_interval(&mut times).1;
+    let [before, after] = [before_ms, after_ms].map(|mut times| median_interval(&mut times));
     Ok(Latency {
-        before_ms: median(before_ms),
-        after_ms: median(after_ms),
+        before_ms: before.1,
+        before_interval_ms: (before.0, before.2),
+        after_ms: after.1,
+        after_interval_ms: (after.0, after.2),
         ratio,
         ratio_low,
         ratio_high,

@@ -204,3 +204,52 @@ fn a_misspelt_command_gets_a_suggestion() {
     paring(&["optimise"]).exits(2).complains("optimize");
     assert!(paring(&["--version"]).exits(0).out.starts_with("paring "));
 }
+
+#[test]
+fn inspect_looks_at_weights_on_request() {
+    let net = data("fmnist_mobilenet_bn.onnx");
+    let json = paring(&["inspect", &net, "--json", "--weights"])
+        .exits(0)
+        .json();
+    let weights = json["weights"].as_array().unwrap();
+    assert_eq!(weights.len(), 24);
+    let last = weights.last().unwrap();
+    assert_eq!(last["type"], "float[10,256]");
+    assert_eq!(last["spectrum"]["count"], 10);
+    let macs: u64 = json["types"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|t| t["macs"].as_u64().unwrap())
+        .sum();
+    assert_eq!(json["macs"], macs);
+    let plain = paring(&["inspect", &net, "--json"]).exits(0).json();
+    assert!(plain.get("weights").is_none());
+}
+
+#[test]
+fn pages_escape_what_models_are_called() {
+    let dir = Folder::new();
+    let hostile = "</script><b onclick=x>";
+    let text = NET
+        .replace("w1", &format!("\"{hostile}\""))
+        .replace("[first]", &format!("[\"{hostile}\"]"));
+    let (a, b) = (dir.model("a.onnx", &text), dir.path("b.onnx"));
+    let pages = ["i.html", "o.html", "d.html"].map(|name| dir.path(name));
+    paring(&["inspect", &a, "--html", &pages[0], "-q"]).exits(0);
+    let prune = ["--pass", "prune-weights:include-first=true"];
+    let report = ["--no-time", "--report", &pages[1]];
+    paring(&[&["optimize", &a, "-o", &b][..], &prune, &report].concat()).exits(0);
+    paring(&["diff", &a, &b, "--html", &pages[2]]).exits(1);
+    for page in &pages {
+        let text = std::fs::read_to_string(page).unwrap();
+        assert!(text.starts_with("<!DOCTYPE html>"), "{page}");
+        assert!(text.contains("onclick=x"), "{page}");
+        assert!(!text.contains("<b onclick"), "{page}");
+        assert_eq!(
+            text.matches("<script").count(),
+            text.matches("</script>").count()
+        );
+    }
+    paring(&["inspect", &a, "--html", &dir.path("no/i.html")]).exits(8);
+}

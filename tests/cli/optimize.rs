@@ -252,7 +252,12 @@ fn each_kind_of_failure_has_its_code_and_writes_nothing() {
     let cases: [(i32, &str, &[&str], &str); 18] = [
         (2, &file, &["--no-such-option"], "--no-such-option"),
         (2, &file, &["--threads", "0"], "1..=256"),
-        (2, &file, &["--report", "report.txt"], "must end in .json"),
+        (
+            2,
+            &file,
+            &["--report", "report.txt"],
+            "must end in .json or .html",
+        ),
         (2, &file, &["--dim", "batch"], "--dim"),
         (2, &file, &["--input", "x=1,y"], "--input"),
         (2, &file, &["--dim", "batch=0"], "sizes start at 1"),
