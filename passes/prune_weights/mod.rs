@@ -56,8 +56,11 @@ mod tests;
 use std::collections::{HashMap, HashSet};
 
 use paring_ir::{
-    Changed, Effect, GraphId, Model, OptionError, OptionSet, Pass, PassContext, PassError, PassInfo,
+    Changed, Effect, Graph, GraphId, Model, OpId, OptionError, OptionSet, Pass, PassContext,
+    PassError, PassInfo,
 };
+
+use crate::clustered::refuse_clustered;
 
 pub use options::{Budget, Criterion, Distribution, Options, Recover, Storage};
 pub use pattern::Pattern;
@@ -83,6 +86,11 @@ impl Pass for PruneWeights {
     fn new(options: OptionSet<Options>) -> Result<Self, OptionError> {
         options::check(&options)?;
         Ok(PruneWeights { options })
+    }
+
+    fn requires(&self, model: &Model) -> Result<(), PassError> {
+        let wants = |graph: &Graph, op: OpId| !self.options.for_op(graph, op).is_skip();
+        refuse_clustered(model, Self::INFO.name, &wants)
     }
 
     fn run(&self, model: &mut Model, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {
