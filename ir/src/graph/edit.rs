@@ -169,6 +169,16 @@ impl Graph {
         tensor: Tensor,
         kept: Vec<Kept>,
     ) -> Result<(), GraphError> {
+        self.set_constant(v, Constant::Dense(tensor), kept)
+    }
+
+    /// As [`Graph::set_tensor`], for a constant that may be sparse.
+    pub fn set_constant(
+        &mut self,
+        v: ValueId,
+        constant: Constant,
+        kept: Vec<Kept>,
+    ) -> Result<(), GraphError> {
         let author = self.author.clone();
         let value = self.value_mut(v)?;
         let Some(old) = &value.constant else {
@@ -178,10 +188,10 @@ impl Graph {
                 graph: self.name.to_string(),
             });
         };
-        if old.dims() != tensor.dims() || old.dtype() != tensor.dtype() {
+        if old.dims() != constant.dims() || old.dtype() != constant.dtype() {
             value.ty = None;
         }
-        value.constant = Some(Box::new(Constant::Dense(tensor)));
+        value.constant = Some(Box::new(constant));
         if let Some(author) = author {
             let mut p = Provenance::derive(&author, [(&value.name, value.provenance.as_ref())]);
             p.kept = value
