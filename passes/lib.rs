@@ -8,21 +8,24 @@
 use paring_ir::Registry;
 
 mod affine;
+mod clustered;
 mod common;
-mod known;
+mod edits;
+mod facts;
 mod layers;
 mod linear;
 mod moments;
 mod pattern;
-mod shape_facts;
 mod solve;
 #[cfg(test)]
 mod testing;
 
+pub mod cluster_weights;
 pub mod drop_zero_states;
 pub mod eliminate_dead_code;
 pub mod eliminate_expands;
 pub mod eliminate_identities;
+pub mod factorize_low_rank;
 pub mod fold_affine;
 pub mod fold_batch_norm;
 pub mod fold_constants;
@@ -41,6 +44,7 @@ pub mod merge_reshapes;
 pub mod merge_slices;
 pub mod merge_transposes;
 pub mod prune_weights;
+pub mod recover;
 pub mod recover_activations;
 pub mod recover_normalizations;
 pub mod recover_reductions;
@@ -51,10 +55,12 @@ pub mod upgrade_opset;
 /// Every built-in pass and recipe.
 pub fn builtin() -> Registry {
     Registry::new()
+        .with::<cluster_weights::ClusterWeights>()
         .with::<drop_zero_states::DropZeroStates>()
         .with::<eliminate_dead_code::EliminateDeadCode>()
         .with::<eliminate_expands::EliminateExpands>()
         .with::<eliminate_identities::EliminateIdentities>()
+        .with::<factorize_low_rank::FactorizeLowRank>()
         .with::<fold_affine::FoldAffine>()
         .with::<fold_batch_norm::FoldBatchNorm>()
         .with::<fold_constants::FoldConstants>()
@@ -86,29 +92,6 @@ pub fn builtin() -> Registry {
 #[cfg(test)]
 mod tests {
     use super::builtin;
-
-    #[test]
-    fn the_prune_recipe_cleans_up_as_the_clean_recipe_does() {
-        let registry = builtin();
-        let steps = |name| {
-            let text = registry.recipe(name).unwrap_or_default();
-            text.split_once("passes:\n").map_or("", |(_, steps)| steps)
-        };
-        let without_comments = |text: &str| -> Vec<String> {
-            let lines = text.lines().map(str::to_owned);
-            lines.filter(|l| !l.trim_start().starts_with('#')).collect()
-        };
-        let (clean, prune) = (
-            without_comments(steps("clean")),
-            without_comments(steps("prune")),
-        );
-        assert!(!clean.is_empty());
-        assert_eq!(
-            clean[..],
-            prune[..clean.len()],
-            "of recipes/clean.yaml and recipes/prune.yaml"
-        );
-    }
 
     #[test]
     fn names_say_verb_and_object_and_prerequisites_are_there() {
