@@ -522,3 +522,17 @@ fn eliminate_one(block: &mut Block, channel: usize) {
     block.weights -= &weights * &step;
     block.gram -= across.transpose() * &step;
 }
+
+/// The costs of [`eliminate`] for channels of one column each.
+#[cfg(test)]
+pub(super) fn elimination_order(gram: Mat<f64>, weights: Mat<f64>) -> Vec<f64> {
+    let n = gram.nrows();
+    let identity = Mat::<f64>::identity(n, n);
+    let inverse = ridge_solve(gram.as_ref(), identity.as_ref(), DAMPING).unwrap_or(identity);
+    let mut blocks = [Block {
+        weights,
+        gram: inverse,
+        columns: (0..n).map(|c| vec![c]).collect(),
+    }];
+    eliminate(&mut blocks, n)
+}

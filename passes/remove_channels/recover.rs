@@ -197,11 +197,7 @@ fn pair(new: Layer, old: Layer, channels: &Channels, removed: &Removed) -> Optio
         }
     }
     let fits = rows.iter().all(|r| r.len() == new.rows) && cols.iter().all(|c| c.len() == new.cols);
-    fits.then_some(Pair {
-        new,
-        old,
-        rows,
-    })
+    fits.then_some(Pair { new, old, rows })
 }
 
 /// Puts the best weights and biases into one layer.
