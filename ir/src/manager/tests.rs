@@ -516,10 +516,10 @@ fn the_flag_stops_between_and_inside_passes() {
     assert!(matches!(outcome, Err(RunError::Cancelled)));
     assert_eq!(log_of(&model), "a");
 
-    let mut remarks = Remarks::default();
     let pipeline = pipeline(r#"{"passes": ["S"]}"#);
     let step = pipeline.steps().next().unwrap();
-    let inside = manager.execute(&mut model, step, &mut remarks, &Run::default());
+    let mut report = manager.report(&model, step, None, None);
+    let inside = manager.execute(&mut model, step, &mut report, &Run::default());
     assert!(matches!(inside, Err(RunError::Cancelled)));
 }
 
