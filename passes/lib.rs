@@ -80,6 +80,7 @@ pub fn builtin() -> Registry {
         .with::<simplify_shapes::SimplifyShapes>()
         .with::<upgrade_opset::UpgradeOpset>()
         .with_recipe("clean", include_str!("recipes/clean.yaml"))
+        .with_recipe("factorize", include_str!("recipes/factorize.yaml"))
         .with_recipe("prune", include_str!("recipes/prune.yaml"))
 }
 
@@ -88,7 +89,7 @@ mod tests {
     use super::builtin;
 
     #[test]
-    fn the_prune_recipe_cleans_up_as_the_clean_recipe_does() {
+    fn lossy_recipes_clean_up_as_the_clean_recipe_does() {
         let registry = builtin();
         let steps = |name| {
             let text = registry.recipe(name).unwrap_or_default();
@@ -98,16 +99,16 @@ mod tests {
             let lines = text.lines().map(str::to_owned);
             lines.filter(|l| !l.trim_start().starts_with('#')).collect()
         };
-        let (clean, prune) = (
-            without_comments(steps("clean")),
-            without_comments(steps("prune")),
-        );
+        let clean = without_comments(steps("clean"));
         assert!(!clean.is_empty());
-        assert_eq!(
-            clean[..],
-            prune[..clean.len()],
-            "of recipes/clean.yaml and recipes/prune.yaml"
-        );
+        for name in ["prune", "factorize"] {
+            let other = without_comments(steps(name));
+            assert_eq!(
+                clean[..],
+                other[..clean.len()],
+                "of recipes/clean.yaml and recipes/{name}.yaml"
+            );
+        }
     }
 
     #[test]

@@ -15,7 +15,6 @@
 //! weights that predict the reference's outputs best (Zhang et al., "Accelerating very deep
 //! convolutional networks for classification and detection", 2015).
 
-use faer::linalg::solvers::Solve;
 use faer::{Mat, MatRef, Side};
 use paring_ir::{DType, Tensor};
 
