@@ -3,7 +3,7 @@
 
 use paring_ir::{Graph, OpId, ValueId};
 
-use crate::known::Known;
+use crate::facts::Facts;
 use crate::linear::{
     Affine, Linear, Place, Refusal, channel_values, has_channels, only_consumer, zip,
 };
@@ -156,11 +156,11 @@ pub(crate) struct Chain {
 fn read(
     graph: &Graph,
     op: OpId,
-    known: &Known,
+    facts: &Facts,
     (place, channels): (Place, usize),
     chain: &mut Chain,
 ) -> Option<Step> {
-    match batch_norm(graph, op, known.opset) {
+    match batch_norm(graph, op, facts.opset) {
         None => elementwise(graph, op, place, channels),
         Some(Err(refusal)) => {
             chain.refused = Some((op, refusal));
@@ -183,12 +183,12 @@ fn read(
 }
 
 /// The maps that follow a linear operator, each the only consumer of the value before it.
-pub(crate) fn chain_after(graph: &Graph, linear: &Linear, known: &Known) -> Chain {
+pub(crate) fn chain_after(graph: &Graph, linear: &Linear, facts: &Facts) -> Chain {
     let mut chain = Chain::default();
     let Some(mut v) = graph.op(linear.op).output(0) else {
         return chain;
     };
-    let place = linear.channel_place(known.rank(graph, v));
+    let place = linear.channel_place(facts.rank(graph, v));
     while chain.steps.len() < LONGEST {
         let Some((op, _)) = only_consumer(graph, v) else {
             break;
@@ -198,7 +198,7 @@ pub(crate) fn chain_after(graph: &Graph, linear: &Linear, known: &Known) -> Chai
             break;
         }
         let at = (place, linear.outputs());
-        let Some(step) = read(graph, op, known, at, &mut chain) else {
+        let Some(step) = read(graph, op, facts, at, &mut chain) else {
             break;
         };
         chain.steps.push(step);
@@ -211,7 +211,7 @@ pub(crate) fn chain_after(graph: &Graph, linear: &Linear, known: &Known) -> Chai
 }
 
 /// The maps that precede a linear operator, each serving nothing else.
-pub(crate) fn chain_before(graph: &Graph, linear: &Linear, known: &Known) -> Chain {
+pub(crate) fn chain_before(graph: &Graph, linear: &Linear, facts: &Facts) -> Chain {
     let mut chain = Chain::default();
     let o = graph.op(linear.op);
     if o.int_or("transA", 0) != 0 {
@@ -220,7 +220,7 @@ pub(crate) fn chain_before(graph: &Graph, linear: &Linear, known: &Known) -> Cha
     let Some(mut v) = o.input(0) else {
         return chain;
     };
-    let place = linear.channel_place(known.rank(graph, v));
+    let place = linear.channel_place(facts.rank(graph, v));
     while chain.steps.len() < LONGEST {
         let Some(op) = graph
             .producer(v)
@@ -232,7 +232,7 @@ pub(crate) fn chain_before(graph: &Graph, linear: &Linear, known: &Known) -> Cha
             break;
         };
         let at = (place, linear.inputs());
-        let Some(step) = read(graph, op, known, at, &mut chain) else {
+        let Some(step) = read(graph, op, facts, at, &mut chain) else {
             break;
         };
         let by_channel = step.map.scale.len() > 1 || step.map.shift.len() > 1;
@@ -242,8 +242,8 @@ pub(crate) fn chain_before(graph: &Graph, linear: &Linear, known: &Known) -> Cha
             .filter_map(|&s| Some(graph.tensor(s)?.rank()));
         // BatchNormalization never broadcasts its input; the others may.
         let keeps = step.is_batch_norm
-            || (known.keeps_rank(graph, x, ranks.max().unwrap_or(0))
-                && (!by_channel || has_channels(graph, known, x, place, linear.inputs())));
+            || (facts.keeps_rank(graph, x, ranks.max().unwrap_or(0))
+                && (!by_channel || has_channels(graph, facts, x, place, linear.inputs())));
         if !keeps || ends_fused_pattern(graph, op) {
             break;
         }

@@ -1,8 +1,8 @@
-//! What several passes need.
+//! What passes of all kinds need: how they go through a model, and which values are constants.
 
 use std::collections::HashMap;
 
-use paring_ir::{Graph, GraphError, Model, NewOp, OpId, Tensor, ValueId};
+use paring_ir::{Changed, Graph, Model, OpId, OptionSet, PassContext, PassError, Tensor, ValueId};
 
 /// The captured values, over all nested graphs, that stand for a constant of an enclosing graph.
 pub(crate) type Captured = HashMap<ValueId, Tensor>;
@@ -48,42 +48,82 @@ pub(crate) fn any_op(model: &Model, mut holds: impl FnMut(&Graph, OpId) -> bool)
     found
 }
 
-/// Makes an operator's results come from a copy of a graph instead, and removes the operator.
-/// The results keep their names. What stands in for outputs that can't be renamed is an Identity.
-/// For `bound` and `prefix` see [`Graph::splice`]. Returns the new operators.
-pub(crate) fn inline_at(
+/// What passes do at an operator.
+type Visit<'v> =
+    &'v mut dyn FnMut(&mut Graph, &mut PassContext<'_>, OpId) -> Result<Changed, PassError>;
+
+/// Calls `visit` for each operator of every graph, unless the options leave it out or an earlier
+/// call removed it: innermost graphs first, each graph in topological order. A user can cancel
+/// in between. The answer is whether any call changed something.
+pub(crate) fn visit_ops<T>(
+    model: &mut Model,
+    cx: &mut PassContext<'_>,
+    options: &OptionSet<T>,
+    mut visit: impl FnMut(&mut Graph, &mut PassContext<'_>, OpId) -> Result<Changed, PassError>,
+) -> Result<Changed, PassError> {
+    visit_all(model, cx, options, false, &mut visit)
+}
+
+/// Like [`visit_ops`], each graph in the opposite order: of patterns that contain each other the
+/// longest is seen first.
+pub(crate) fn visit_ops_back<T>(
+    model: &mut Model,
+    cx: &mut PassContext<'_>,
+    options: &OptionSet<T>,
+    mut visit: impl FnMut(&mut Graph, &mut PassContext<'_>, OpId) -> Result<Changed, PassError>,
+) -> Result<Changed, PassError> {
+    visit_all(model, cx, options, true, &mut visit)
+}
+
+fn visit_all<T>(
+    model: &mut Model,
+    cx: &mut PassContext<'_>,
+    options: &OptionSet<T>,
+    backwards: bool,
+    visit: Visit<'_>,
+) -> Result<Changed, PassError> {
+    let mut changed = Changed::No;
+    model.edit_graphs(&mut |graph| {
+        let mut order = graph.topological_order()?;
+        if backwards {
+            order.reverse();
+        }
+        changed |= visit_each(graph, cx, order, Some(options), visit)?;
+        Ok::<(), PassError>(())
+    })?;
+    Ok(changed)
+}
+
+/// Calls `visit` for each operator of one graph in topological order, unless an earlier call
+/// removed it. It is for passes whose options are about other operators than the visited one.
+pub(crate) fn visit_graph(
     graph: &mut Graph,
-    op: OpId,
-    body: &Graph,
-    bound: &[(ValueId, Option<ValueId>)],
-    prefix: &str,
-) -> Result<Vec<OpId>, GraphError> {
-    let spliced = graph.splice(body, op, bound, prefix)?;
-    let wanted: Vec<Option<ValueId>> = graph.op(op).outputs().to_vec();
-    let mut taken: HashMap<ValueId, ValueId> = HashMap::new();
-    for (old, made) in wanted.into_iter().zip(spliced.outputs) {
-        let (Some(old), Some(made)) = (old, made) else {
-            continue;
-        };
-        let earlier = taken.get(&made).copied();
-        let made = earlier.unwrap_or(made);
-        let producer = graph.value(made).producer();
-        let own = producer.filter(|(p, _)| spliced.ops.binary_search(p).is_ok());
-        match own {
-            Some((p, slot)) if earlier.is_none() => {
-                graph.set_type(made, None)?;
-                graph.replace_value(made, old)?;
-                graph.move_output(old, p, slot as usize)?;
-                taken.insert(made, old);
-            }
-            _ if graph.can_replace(old, made) => graph.replace_value(old, made)?,
-            _ => {
-                let copy = NewOp::new("Identity").input(made).output("copy");
-                let copy = graph.add_op(copy.from([op]).beside(op))?;
-                graph.move_output(old, copy, 0)?;
-            }
+    cx: &mut PassContext<'_>,
+    mut visit: impl FnMut(&mut Graph, &mut PassContext<'_>, OpId) -> Result<Changed, PassError>,
+) -> Result<Changed, PassError> {
+    let order = graph.topological_order()?;
+    visit_each(graph, cx, order, None::<&OptionSet<()>>, &mut visit)
+}
+
+/// How often a walk over operators looks whether the user asked to stop.
+const CANCEL_INTERVAL: usize = 1024;
+
+fn visit_each<T>(
+    graph: &mut Graph,
+    cx: &mut PassContext<'_>,
+    order: Vec<OpId>,
+    options: Option<&OptionSet<T>>,
+    visit: Visit<'_>,
+) -> Result<Changed, PassError> {
+    let mut changed = Changed::No;
+    for (i, op) in order.into_iter().enumerate() {
+        if i % CANCEL_INTERVAL == 0 {
+            cx.check_cancelled()?;
+        }
+        let left_out = |graph: &Graph| options.is_some_and(|o| o.for_op(graph, op).is_skip());
+        if graph.get_op(op).is_some() && !left_out(graph) {
+            changed |= visit(graph, cx, op)?;
         }
     }
-    graph.remove_op(op)?;
-    Ok(spliced.ops)
+    Ok(changed)
 }

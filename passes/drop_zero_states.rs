@@ -13,22 +13,19 @@
 
 use paring_ir::schema::{self, Class, Role};
 use paring_ir::{
-    Changed, Effect, Graph, Model, OpId, OptionError, OptionSet, Pass, PassContext, PassError,
-    PassInfo, Tensor, ValueId,
+    Changed, Effect, Graph, Model, NoOptions, OpId, OptionError, OptionSet, Pass, PassContext,
+    PassError, PassInfo, Tensor, ValueId,
 };
 
-use crate::shape_facts::{OLDEST_OPSET, sweep, sweep_value, visit_ops};
+use crate::common::{any_op, visit_ops};
+use crate::edits::remove_unused_value;
+use crate::facts::OLDEST_OPSET;
 
 /// The pass `drop-zero-states`.
 #[derive(Debug)]
 pub struct DropZeroStates {
-    options: OptionSet<DropZeroStatesOptions>,
+    options: OptionSet<NoOptions>,
 }
-
-/// `drop-zero-states` has no options of its own.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct DropZeroStatesOptions {}
 
 /// So many operators may stand between the zeros and the layer.
 const MAX_BETWEEN: usize = 16;
@@ -39,25 +36,17 @@ impl Pass for DropZeroStates {
         "Drop initial states of LSTM, GRU and RNN that are all zero",
         Effect::Exact,
     );
-    type Options = DropZeroStatesOptions;
+    type Options = NoOptions;
 
-    fn new(options: OptionSet<DropZeroStatesOptions>) -> Result<Self, OptionError> {
+    fn new(options: OptionSet<NoOptions>) -> Result<Self, OptionError> {
         Ok(DropZeroStates { options })
     }
 
     fn run(&self, model: &mut Model, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {
-        if model.opset() < OLDEST_OPSET {
+        if model.opset() < OLDEST_OPSET || !any_op(model, |g, op| !states(g, op).is_empty()) {
             return Ok(Changed::No);
         }
-        let mut found = false;
-        model.for_each_graph(&mut |g| found = found || g.ops().any(|op| !states(g, op).is_empty()));
-        if !found {
-            return Ok(Changed::No);
-        }
-        visit_ops(model, &mut |graph, op| {
-            if self.options.for_op(graph, op).is_skip() {
-                return Ok(Changed::No);
-            }
+        visit_ops(model, cx, &self.options, |graph, cx, op| {
             let mut changed = Changed::No;
             for (slot, v) in states(graph, op) {
                 if !is_zero(graph, v) {
@@ -66,9 +55,7 @@ impl Pass for DropZeroStates {
                 let message = format!("the state in input {slot} is zero");
                 cx.applied(graph, op, "zero-state", message);
                 graph.set_input(op, slot, None)?;
-                if let Some(producer) = sweep_value(graph, v)? {
-                    sweep(graph, producer)?;
-                }
+                remove_unused_value(graph, v)?;
                 changed = Changed::Yes;
             }
             Ok(changed)

@@ -22,20 +22,15 @@ use std::collections::{BTreeSet, HashSet};
 use paring_ir::pass::{Remark, RemarkKind};
 use paring_ir::schema::{self, Presence};
 use paring_ir::{
-    Changed, Effect, Graph, GraphError, Model, Name, OpId, OptionError, OptionSet, Pass,
+    Changed, Effect, Graph, GraphError, Model, Name, NoOptions, OpId, OptionError, OptionSet, Pass,
     PassContext, PassError, PassInfo, ValueId,
 };
 
 /// See the text at the top of the file.
 #[derive(Debug)]
 pub struct EliminateDeadCode {
-    options: OptionSet<Options>,
+    options: OptionSet<NoOptions>,
 }
-
-/// There is nothing to set but which operators to leave out.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct Options {}
 
 impl Pass for EliminateDeadCode {
     const INFO: PassInfo = PassInfo::new(
@@ -43,9 +38,9 @@ impl Pass for EliminateDeadCode {
         "Remove operators, initializers and functions that no output depends on",
         Effect::Exact,
     );
-    type Options = Options;
+    type Options = NoOptions;
 
-    fn new(options: OptionSet<Options>) -> Result<Self, OptionError> {
+    fn new(options: OptionSet<NoOptions>) -> Result<Self, OptionError> {
         Ok(EliminateDeadCode { options })
     }
 

@@ -15,22 +15,19 @@
 use paring_ir::analysis::shapes::SymDim;
 use paring_ir::schema::{self, Class};
 use paring_ir::{
-    Changed, Effect, Graph, Model, NewOp, Op, OpId, OptionError, OptionSet, Pass, PassContext,
-    PassError, PassInfo, Tensor, ValueId,
+    Changed, Effect, Graph, Model, NewOp, NoOptions, Op, OpId, OptionError, OptionSet, Pass,
+    PassContext, PassError, PassInfo, Tensor, ValueId,
 };
 
-use crate::shape_facts::{Facts, output_name, same_dims, sweep, visit_ops};
+use crate::common::visit_ops;
+use crate::edits::{output_name, remove_unused};
+use crate::facts::{Facts, same_dims};
 
 /// The pass `eliminate-expands`.
 #[derive(Debug)]
 pub struct EliminateExpands {
-    options: OptionSet<EliminateExpandsOptions>,
+    options: OptionSet<NoOptions>,
 }
-
-/// `eliminate-expands` has no options of its own.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct EliminateExpandsOptions {}
 
 /// So many operators may stand between the `Expand` and the one that broadcasts.
 const MAX_BETWEEN: usize = 16;
@@ -44,23 +41,20 @@ impl Pass for EliminateExpands {
         "Remove Expand and ConstantOfShape before operators that broadcast anyway",
         Effect::Exact,
     );
-    type Options = EliminateExpandsOptions;
+    type Options = NoOptions;
 
-    fn new(options: OptionSet<EliminateExpandsOptions>) -> Result<Self, OptionError> {
+    fn new(options: OptionSet<NoOptions>) -> Result<Self, OptionError> {
         Ok(EliminateExpands { options })
     }
 
     fn run(&self, model: &mut Model, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {
-        let Some(facts) = Facts::when(model, cx, |_, _, o| expands(o)) else {
+        let Some(facts) = Facts::when(model, cx, |g, op| expands(g.op(op))) else {
             return Ok(Changed::No);
         };
-        visit_ops(model, &mut |graph, op| {
+        visit_ops(model, cx, &self.options, |graph, cx, op| {
             let mut changed = Changed::No;
             let o = graph.op(op);
-            if !broadcasts(o)
-                || o.input_count() > MAX_OPERANDS
-                || self.options.for_op(graph, op).is_skip()
-            {
+            if !broadcasts(o) || o.input_count() > MAX_OPERANDS {
                 return Ok(changed);
             }
             for slot in 0..graph.op(op).input_count() {
@@ -250,7 +244,7 @@ fn apply(graph: &mut Graph, op: OpId, slot: usize, found: Found) -> Result<(), P
     }
     graph.set_input(op, slot, Some(v))?;
     if let Some(producer) = operand.and_then(|v| graph.producer(v)) {
-        sweep(graph, producer)?;
+        remove_unused(graph, producer)?;
     }
     Ok(())
 }

@@ -54,22 +54,17 @@ use std::sync::Arc;
 use paring_ir::analysis::Shapes;
 use paring_ir::schema;
 use paring_ir::{
-    Changed, DType, Effect, Graph, Model, Op, OpId, OptionError, OptionSet, Pass, PassContext,
-    PassError, PassInfo, Tensor, ValueId,
+    Changed, DType, Effect, Graph, Model, NoOptions, Op, OpId, OptionError, OptionSet, Pass,
+    PassContext, PassError, PassInfo, Tensor, ValueId,
 };
 
-use crate::common::{Captured, captured_constants, constant};
+use crate::common::{Captured, captured_constants, constant, visit_ops};
 
 /// See the text at the top of the file.
 #[derive(Debug)]
 pub struct EliminateIdentities {
-    options: OptionSet<Options>,
+    options: OptionSet<NoOptions>,
 }
-
-/// There is nothing to set but which operators to leave out.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct Options {}
 
 impl Pass for EliminateIdentities {
     const INFO: PassInfo = PassInfo::new(
@@ -77,9 +72,9 @@ impl Pass for EliminateIdentities {
         "Remove operators that give back what they take",
         Effect::Exact,
     );
-    type Options = Options;
+    type Options = NoOptions;
 
-    fn new(options: OptionSet<Options>) -> Result<Self, OptionError> {
+    fn new(options: OptionSet<NoOptions>) -> Result<Self, OptionError> {
         Ok(EliminateIdentities { options })
     }
 
@@ -93,48 +88,29 @@ impl Pass for EliminateIdentities {
         let Some(facts) = facts.gather(model, cx) else {
             return Ok(Changed::No);
         };
-        let mut changed = Changed::No;
-        model.edit_graphs(&mut |graph| {
-            changed |= self.sweep(graph, &facts, cx)?;
-            Ok::<(), PassError>(())
-        })?;
-        Ok(changed)
-    }
-}
-
-impl EliminateIdentities {
-    fn sweep(
-        &self,
-        graph: &mut Graph,
-        facts: &Facts,
-        cx: &mut PassContext<'_>,
-    ) -> Result<Changed, PassError> {
-        let mut changed = Changed::No;
-        for op in graph.topological_order()? {
-            if self.options.for_op(graph, op).is_skip() {
-                continue;
-            }
-            let Some(source) = same_as(graph, op, facts) else {
-                continue;
+        visit_ops(model, cx, &self.options, |graph, cx, op| {
+            let Some(source) = same_as(graph, op, &facts) else {
+                return Ok(Changed::No);
             };
             let Some(result) = graph.op(op).output(0) else {
-                continue;
+                return Ok(Changed::No);
             };
             if graph.can_replace(result, source) {
                 let name = paring_ir::escape(graph.value(source).name());
                 cx.applied(graph, op, "removed", format!("gives back \"{name}\""));
                 graph.replace_value(result, source)?;
                 graph.remove_op(op)?;
-                changed = Changed::Yes;
-            } else if graph.value(result).is_output() {
+                return Ok(Changed::Yes);
+            }
+            if graph.value(result).is_output() {
                 let why = "its result is a graph output, and its operand can't be one instead";
                 cx.missed(graph, op, "graph-output", why);
             } else {
                 let why = "the declared types of operand and result contradict each other";
                 cx.missed(graph, op, "declared-type", why);
             }
-        }
-        Ok(changed)
+            Ok(Changed::No)
+        })
     }
 }
 

@@ -27,30 +27,16 @@ use paring_ir::{
 };
 
 use crate::affine::{Chain, Step, batch_norm, chain_after, chain_before, composed};
-use crate::known::{Known, sweep};
-use crate::linear::{DEFAULT_MAX_COPY, Fold, Kind, Linear, Refusal, Shared, fold_after, kind_of};
+use crate::common::visit_graph;
+use crate::facts::Facts;
+use crate::linear::{
+    DEFAULT_MAX_COPY, Fold, FoldOptions, Kind, Linear, Refusal, Shared, fold_after, kind_of,
+};
 
 /// The pass; see the module's documentation.
 #[derive(Debug)]
 pub struct FoldBatchNorm {
-    options: OptionSet<Options>,
-}
-
-/// Options of `fold-batch-norm`.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct Options {
-    /// The largest weight, in bytes, that is copied because other operators share it. The default
-    /// of 1 MiB keeps a fold from growing a model noticeably.
-    pub max_copy: u64,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Options {
-            max_copy: DEFAULT_MAX_COPY,
-        }
-    }
+    options: OptionSet<FoldOptions>,
 }
 
 impl Pass for FoldBatchNorm {
@@ -59,32 +45,30 @@ impl Pass for FoldBatchNorm {
         "Fold BatchNormalization into the convolution or matrix product beside it",
         Effect::Exact,
     );
-    type Options = Options;
+    type Options = FoldOptions;
 
-    fn new(options: OptionSet<Options>) -> Result<Self, OptionError> {
+    fn new(options: OptionSet<FoldOptions>) -> Result<Self, OptionError> {
         Ok(FoldBatchNorm { options })
     }
 
     fn run(&self, model: &mut Model, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {
-        let Some(known) = Known::when(model, cx, |g, op| g.op(op).is("BatchNormalization")) else {
+        let Some(facts) = Facts::when(model, cx, |g, op| g.op(op).is("BatchNormalization")) else {
             return Ok(Changed::No);
         };
         let mut changed = Changed::No;
         model.edit_graphs(&mut |graph| {
             let mut run = Run {
                 pass: self,
-                known: &known,
+                facts: &facts,
                 shared: Shared::default(),
                 said: BTreeSet::new(),
             };
-            sweep(graph, cx, |graph, cx, op| {
-                changed |= run.fold_beside(graph, cx, op)?;
-                Ok(())
-            })?;
-            sweep(graph, cx, |graph, cx, op| {
+            changed |= visit_graph(graph, cx, |graph, cx, op| run.fold_beside(graph, cx, op))?;
+            visit_graph(graph, cx, |graph, cx, op| {
                 run.explain(graph, cx, op);
-                Ok(())
-            })
+                Ok(Changed::No)
+            })?;
+            Ok::<(), PassError>(())
         })?;
         Ok(changed)
     }
@@ -92,7 +76,7 @@ impl Pass for FoldBatchNorm {
 
 struct Run<'a> {
     pass: &'a FoldBatchNorm,
-    known: &'a Known,
+    facts: &'a Facts,
     shared: Shared,
     /// The operators that a remark was made about.
     said: BTreeSet<OpId>,
@@ -110,14 +94,14 @@ impl Run<'_> {
             return Ok(Changed::No);
         };
         let mut changed = Changed::No;
-        let chain = chain_after(graph, &linear, self.known);
+        let chain = chain_after(graph, &linear, self.facts);
         if let Some(steps) = self.up_to_last_norm(graph, cx, &chain) {
             changed |= self.fold_after(graph, cx, &linear, steps)?;
         }
         let Some(Ok(linear)) = Linear::of(graph, op) else {
             return Ok(changed);
         };
-        let chain = chain_before(graph, &linear, self.known);
+        let chain = chain_before(graph, &linear, self.facts);
         if let Some(steps) = self.up_to_last_norm(graph, cx, &chain) {
             changed |= self.fold_before(graph, cx, &linear, steps)?;
         }
@@ -238,7 +222,7 @@ impl Run<'_> {
 
     /// Says why a `BatchNormalization` is still there.
     fn explain(&mut self, graph: &Graph, cx: &mut PassContext<'_>, op: OpId) {
-        let Some(step) = batch_norm(graph, op, self.known.opset) else {
+        let Some(step) = batch_norm(graph, op, self.facts.opset) else {
             return;
         };
         if self.pass.options.for_op(graph, op).is_skip() || self.said.contains(&op) {

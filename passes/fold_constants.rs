@@ -18,10 +18,13 @@
 //! zero, in which engines differ. A result of the engine whose element type or shape is not the
 //! inferred one is thrown away.
 //!
+//! Weights that `cluster-weights` stored as codes and tables stay so, whatever the budget: what
+//! expands them is recognized by its form and is not computed ahead (`clustered`).
+//!
 //! Work and memory are bounded from shapes before the engine is asked, since an engine that runs
 //! out of memory or time can't be stopped.
 //!
-//! Reasons for what is left: `graph-output`, `unknown-shape`, `budget`, `overflow`,
+//! Reasons for what is left: `graph-output`, `clustered`, `unknown-shape`, `budget`, `overflow`,
 //! `engine-refused`, `no-engine`.
 
 use std::collections::{HashMap, HashSet};
@@ -37,6 +40,7 @@ use paring_ir::{
     OptionError, OptionSet, Pass, PassContext, PassError, PassInfo, Port, Tensor, ValueId,
 };
 
+use crate::clustered::Expansions;
 use crate::common::{Captured, any_op, captured_constants, constant};
 
 mod hazard;
@@ -279,8 +283,16 @@ impl FoldConstants {
         cx: &mut PassContext<'_>,
     ) -> Result<(), PassError> {
         let mut region = Region::default();
+        let expansions = Expansions::of(graph)?;
         for op in graph.topological_order()? {
             cx.check_cancelled()?;
+            if expansions.contains(op) {
+                if expansions.is_lookup(op) {
+                    let why = "it expands a clustered weight, whose codes take less room";
+                    round.miss(graph, op, "clustered", why);
+                }
+                continue;
+            }
             self.consider(graph, op, &mut region, round, cx);
         }
         let wanted = frontier(graph, &region);

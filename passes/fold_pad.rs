@@ -16,24 +16,20 @@
 //! but padding or round their output up, and a `Pad` that something else takes as well.
 
 use paring_ir::{
-    Changed, Effect, Graph, Model, OpId, OptionError, OptionSet, Pass, PassContext, PassError,
-    PassInfo, Port, ValueId,
+    Changed, Effect, Graph, Model, NoOptions, OpId, OptionError, OptionSet, Pass, PassContext,
+    PassError, PassInfo, Port, ValueId,
 };
 
-use crate::known::{Known, sweep};
+use crate::common::visit_ops;
+use crate::facts::Facts;
 use crate::linear::Refusal;
 use crate::pattern::{clip_bounds, constant_scalar};
 
 /// The pass; see the module's documentation.
 #[derive(Debug)]
 pub struct FoldPad {
-    options: OptionSet<Options>,
+    options: OptionSet<NoOptions>,
 }
-
-/// `fold-pad` has no options.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct Options {}
 
 impl Pass for FoldPad {
     const INFO: PassInfo = PassInfo::new(
@@ -41,9 +37,9 @@ impl Pass for FoldPad {
         "Fold a constant Pad into the convolution or pool after it",
         Effect::Exact,
     );
-    type Options = Options;
+    type Options = NoOptions;
 
-    fn new(options: OptionSet<Options>) -> Result<Self, OptionError> {
+    fn new(options: OptionSet<NoOptions>) -> Result<Self, OptionError> {
         Ok(FoldPad { options })
     }
 
@@ -53,27 +49,25 @@ impl Pass for FoldPad {
             let mut uses = out.into_iter().flat_map(|v| g.value(v).uses());
             uses.any(|u| pads_itself(g, u.op))
         };
-        let Some(known) = Known::when(model, cx, is_candidate) else {
+        let Some(facts) = Facts::when(model, cx, is_candidate) else {
             return Ok(Changed::No);
         };
-        let mut changed = Changed::No;
-        model.edit_graphs(&mut |graph| {
-            sweep(graph, cx, |graph, cx, op| {
-                if !is_candidate(graph, op) || self.options.for_op(graph, op).is_skip() {
-                    return Ok(());
+        visit_ops(model, cx, &self.options, |graph, cx, op| {
+            if !is_candidate(graph, op) {
+                return Ok(Changed::No);
+            }
+            match plan(graph, op, &facts) {
+                Err(why) => {
+                    cx.missed(graph, op, why.code, why.message);
+                    Ok(Changed::No)
                 }
-                match plan(graph, op, &known) {
-                    Err(why) => cx.missed(graph, op, why.code, why.message),
-                    Ok(plan) => {
-                        cx.applied(graph, op, "folded", "what takes it pads by itself");
-                        apply(graph, op, plan)?;
-                        changed = Changed::Yes;
-                    }
+                Ok(plan) => {
+                    cx.applied(graph, op, "folded", "what takes it pads by itself");
+                    apply(graph, op, plan)?;
+                    Ok(Changed::Yes)
                 }
-                Ok(())
-            })
-        })?;
-        Ok(changed)
+            }
+        })
     }
 }
 
@@ -101,7 +95,7 @@ struct Plan {
     edits: Vec<Edit>,
 }
 
-fn padding(graph: &Graph, op: OpId, known: &Known) -> Result<Padding, Refusal> {
+fn padding(graph: &Graph, op: OpId, facts: &Facts) -> Result<Padding, Refusal> {
     let o = graph.op(op);
     let mode = o.string("mode").unwrap_or("constant");
     if mode != "constant" {
@@ -116,7 +110,7 @@ fn padding(graph: &Graph, op: OpId, known: &Known) -> Result<Padding, Refusal> {
             .and_then(|v| graph.tensor(v))
             .and_then(|t| t.to_i64s())
     };
-    let (pads, value) = if known.opset < 11 {
+    let (pads, value) = if facts.opset < 11 {
         let value = o.float("value").map_or(0.0, f64::from);
         (
             o.ints("pads").map(<[i64]>::to_vec).ok_or_else(dynamic)?,
@@ -135,7 +129,7 @@ fn padding(graph: &Graph, op: OpId, known: &Known) -> Result<Padding, Refusal> {
         None => None,
     };
     let rank = match axes {
-        Some(_) => known.rank(graph, source).ok_or_else(dynamic)?,
+        Some(_) => facts.rank(graph, source).ok_or_else(dynamic)?,
         None => pads.len() / 2,
     };
     let axes: Vec<i64> = axes.unwrap_or_else(|| (0..rank as i64).collect());
@@ -178,8 +172,8 @@ fn padding(graph: &Graph, op: OpId, known: &Known) -> Result<Padding, Refusal> {
     })
 }
 
-fn plan(graph: &Graph, op: OpId, known: &Known) -> Result<Plan, Refusal> {
-    let padding = padding(graph, op, known)?;
+fn plan(graph: &Graph, op: OpId, facts: &Facts) -> Result<Plan, Refusal> {
+    let padding = padding(graph, op, facts)?;
     let shared = || Refusal::new("shared-output", "something else takes the padded value");
     let o = graph.op(op);
     let (Some(source), Some(out)) = (o.input(0), o.output(0)) else {
@@ -193,7 +187,7 @@ fn plan(graph: &Graph, op: OpId, known: &Known) -> Result<Plan, Refusal> {
         if u.port != Port::Input(0) || !pads_itself(graph, u.op) {
             return Err(shared());
         }
-        edits.push(edit(graph, u.op, source, &padding, known)?);
+        edits.push(edit(graph, u.op, source, &padding, facts)?);
     }
     Ok(Plan { source, edits })
 }
@@ -203,7 +197,7 @@ fn edit(
     op: OpId,
     source: ValueId,
     padding: &Padding,
-    known: &Known,
+    facts: &Facts,
 ) -> Result<Edit, Refusal> {
     let o = graph.op(op);
     let spatial = padding.begin.len();
@@ -235,7 +229,7 @@ fn edit(
     } else {
         pool(graph, op, &pads)?;
         if o.is("MaxPool") {
-            max_pool(graph, op, source, padding.value, known)?;
+            max_pool(graph, op, source, padding.value, facts)?;
         } else {
             counts_padding = true;
             let included = o.int_or("count_include_pad", 0) != 0;
@@ -277,7 +271,7 @@ fn max_pool(
     op: OpId,
     source: ValueId,
     value: f64,
-    known: &Known,
+    facts: &Facts,
 ) -> Result<(), Refusal> {
     if graph.op(op).outputs().iter().flatten().count() > 1 {
         return Err(Refusal::new(
@@ -287,7 +281,7 @@ fn max_pool(
     }
     let at_least = graph
         .producer(source)
-        .and_then(|p| lower_bound(graph, p, known.opset));
+        .and_then(|p| lower_bound(graph, p, facts.opset));
     if value == f64::NEG_INFINITY || at_least.is_some_and(|low| value <= low) {
         return Ok(());
     }

@@ -14,24 +14,20 @@
 //! element types that `Gemm` does not take in the model's opset.
 
 use paring_ir::{
-    Changed, DType, Effect, Graph, Model, NewOp, OpId, OptionError, OptionSet, Pass, PassContext,
-    PassError, PassInfo, ValueId,
+    Changed, DType, Effect, Graph, Model, NewOp, NoOptions, OpId, OptionError, OptionSet, Pass,
+    PassContext, PassError, PassInfo, ValueId,
 };
 
-use crate::known::{Known, sweep};
+use crate::common::visit_ops;
+use crate::facts::Facts;
 use crate::linear::only_consumer;
 use crate::pattern::made_by;
 
 /// The pass; see the module's documentation.
 #[derive(Debug)]
 pub struct FuseGemm {
-    options: OptionSet<Options>,
+    options: OptionSet<NoOptions>,
 }
-
-/// `fuse-gemm` has no options.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct Options {}
 
 impl Pass for FuseGemm {
     const INFO: PassInfo = PassInfo::new(
@@ -39,31 +35,25 @@ impl Pass for FuseGemm {
         "Fuse a matrix product with its bias and transpositions into Gemm",
         Effect::Exact,
     );
-    type Options = Options;
+    type Options = NoOptions;
 
-    fn new(options: OptionSet<Options>) -> Result<Self, OptionError> {
+    fn new(options: OptionSet<NoOptions>) -> Result<Self, OptionError> {
         Ok(FuseGemm { options })
     }
 
     fn run(&self, model: &mut Model, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {
-        let Some(known) = Known::when(model, cx, is_candidate) else {
+        let Some(facts) = Facts::when(model, cx, is_candidate) else {
             return Ok(Changed::No);
         };
-        let mut changed = Changed::No;
-        model.edit_graphs(&mut |graph| {
-            sweep(graph, cx, |graph, cx, op| {
-                if !is_candidate(graph, op) || self.options.for_op(graph, op).is_skip() {
-                    return Ok(());
-                }
-                changed |= if graph.op(op).is("Gemm") {
-                    absorb_transposes(graph, cx, op)?
-                } else {
-                    fuse(graph, cx, op, &known)?
-                };
-                Ok(())
-            })
-        })?;
-        Ok(changed)
+        visit_ops(model, cx, &self.options, |graph, cx, op| {
+            if !is_candidate(graph, op) {
+                Ok(Changed::No)
+            } else if graph.op(op).is("Gemm") {
+                absorb_transposes(graph, cx, op)
+            } else {
+                fuse(graph, cx, op, &facts)
+            }
+        })
     }
 }
 
@@ -93,12 +83,12 @@ fn bias_after(graph: &Graph, op: OpId) -> Option<(OpId, ValueId, f32)> {
 }
 
 /// Whether a value is a matrix, and `Gemm` takes its type.
-fn suits(graph: &Graph, v: ValueId, known: &Known) -> bool {
-    let types: &[DType] = match known.opset {
+fn suits(graph: &Graph, v: ValueId, facts: &Facts) -> bool {
+    let types: &[DType] = match facts.opset {
         ..=12 => &[DType::F32, DType::F16, DType::F64],
         _ => &[DType::F32, DType::F16, DType::F64, DType::BF16],
     };
-    known.rank(graph, v) == Some(2) && known.dtype(graph, v).is_some_and(|d| types.contains(&d))
+    facts.rank(graph, v) == Some(2) && facts.dtype(graph, v).is_some_and(|d| types.contains(&d))
 }
 
 /// The matrix that a `Transpose` turns for one operator alone.
@@ -111,11 +101,11 @@ fn turned(graph: &Graph, v: ValueId) -> Option<(OpId, ValueId)> {
 }
 
 /// Whether adding `c` to a matrix with the columns of `b` keeps its shape.
-fn is_bias(graph: &Graph, known: &Known, c: ValueId, columns: Option<usize>) -> bool {
-    let Some(rank) = known.rank(graph, c) else {
+fn is_bias(graph: &Graph, facts: &Facts, c: ValueId, columns: Option<usize>) -> bool {
+    let Some(rank) = facts.rank(graph, c) else {
         return false;
     };
-    let fits = |axis: usize| match known.dim(graph, c, axis) {
+    let fits = |axis: usize| match facts.dim(graph, c, axis) {
         Some(1) => true,
         Some(d) => columns == Some(d),
         None => false,
@@ -123,7 +113,7 @@ fn is_bias(graph: &Graph, known: &Known, c: ValueId, columns: Option<usize>) -> 
     match rank {
         0 => true,
         1 => fits(0),
-        2 => known.dim(graph, c, 0) == Some(1) && fits(1),
+        2 => facts.dim(graph, c, 0) == Some(1) && fits(1),
         _ => false,
     }
 }
@@ -132,19 +122,19 @@ fn fuse(
     graph: &mut Graph,
     cx: &mut PassContext<'_>,
     op: OpId,
-    known: &Known,
+    facts: &Facts,
 ) -> Result<Changed, PassError> {
     let o = graph.op(op);
     let (Some(a), Some(b)) = (o.input(0), o.input(1)) else {
         return Ok(Changed::No);
     };
-    if !suits(graph, a, known) || !suits(graph, b, known) {
+    if !suits(graph, a, facts) || !suits(graph, b, facts) {
         // Products of more dimensions are the rule in attention, and no Gemm.
         return Ok(Changed::No);
     }
     let bias = bias_after(graph, op);
-    let columns = known.dim(graph, b, 1);
-    let fitting = bias.filter(|&(_, c, _)| is_bias(graph, known, c, columns));
+    let columns = facts.dim(graph, b, 1);
+    let fitting = bias.filter(|&(_, c, _)| is_bias(graph, facts, c, columns));
     if bias.is_some() && fitting.is_none() {
         cx.missed(
             graph,
@@ -155,7 +145,7 @@ fn fuse(
     }
     let (left, right) = (turned(graph, a), turned(graph, b));
     // Before opset 11 a Gemm has a bias.
-    let useful = fitting.is_some() || (known.opset >= 11 && (left.is_some() || right.is_some()));
+    let useful = fitting.is_some() || (facts.opset >= 11 && (left.is_some() || right.is_some()));
     if !useful {
         return Ok(Changed::No);
     }

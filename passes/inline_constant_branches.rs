@@ -17,22 +17,18 @@
 //! (`odd-branch`).
 
 use paring_ir::{
-    AttrValue, Changed, Effect, Graph, Model, OpId, OptionError, OptionSet, Pass, PassContext,
-    PassError, PassInfo,
+    AttrValue, Changed, Effect, Graph, Model, NoOptions, OpId, OptionError, OptionSet, Pass,
+    PassContext, PassError, PassInfo,
 };
 
-use crate::common::{Captured, any_op, captured_constants, constant, inline_at};
+use crate::common::{Captured, any_op, captured_constants, constant};
+use crate::edits::inline_at;
 
 /// See the text at the top of the file.
 #[derive(Debug)]
 pub struct InlineConstantBranches {
-    options: OptionSet<Options>,
+    options: OptionSet<NoOptions>,
 }
-
-/// There is nothing to set but which operators to leave out.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct Options {}
 
 impl Pass for InlineConstantBranches {
     const INFO: PassInfo = PassInfo::new(
@@ -40,9 +36,9 @@ impl Pass for InlineConstantBranches {
         "Replace an If of constant condition by the branch that it takes",
         Effect::Exact,
     );
-    type Options = Options;
+    type Options = NoOptions;
 
-    fn new(options: OptionSet<Options>) -> Result<Self, OptionError> {
+    fn new(options: OptionSet<NoOptions>) -> Result<Self, OptionError> {
         Ok(InlineConstantBranches { options })
     }
 

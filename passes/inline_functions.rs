@@ -32,7 +32,7 @@ use paring_ir::{
     OptionError, OptionSet, Pass, PassContext, PassError, PassInfo, ValueId, schema,
 };
 
-use crate::common::inline_at;
+use crate::edits::inline_at;
 
 /// See the text at the top of the file.
 #[derive(Debug)]

@@ -8,17 +8,19 @@
 use paring_ir::Registry;
 
 mod affine;
+mod clustered;
 mod common;
-mod known;
+mod edits;
+mod facts;
 mod layers;
 mod linear;
 mod moments;
 mod pattern;
-mod shape_facts;
 mod solve;
 #[cfg(test)]
 mod testing;
 
+pub mod cluster_weights;
 pub mod drop_zero_states;
 pub mod eliminate_dead_code;
 pub mod eliminate_expands;
@@ -42,15 +44,18 @@ pub mod merge_reshapes;
 pub mod merge_slices;
 pub mod merge_transposes;
 pub mod prune_weights;
+pub mod recover;
 pub mod recover_activations;
 pub mod recover_normalizations;
 pub mod recover_reductions;
+pub mod remove_channels;
 pub mod simplify_shapes;
 pub mod upgrade_opset;
 
 /// Every built-in pass and recipe.
 pub fn builtin() -> Registry {
     Registry::new()
+        .with::<cluster_weights::ClusterWeights>()
         .with::<drop_zero_states::DropZeroStates>()
         .with::<eliminate_dead_code::EliminateDeadCode>()
         .with::<eliminate_expands::EliminateExpands>()
@@ -77,6 +82,7 @@ pub fn builtin() -> Registry {
         .with::<recover_activations::RecoverActivations>()
         .with::<recover_normalizations::RecoverNormalizations>()
         .with::<recover_reductions::RecoverReductions>()
+        .with::<remove_channels::RemoveChannels>()
         .with::<simplify_shapes::SimplifyShapes>()
         .with::<upgrade_opset::UpgradeOpset>()
         .with_recipe("clean", include_str!("recipes/clean.yaml"))
@@ -87,29 +93,6 @@ pub fn builtin() -> Registry {
 #[cfg(test)]
 mod tests {
     use super::builtin;
-
-    #[test]
-    fn lossy_recipes_clean_up_as_the_clean_recipe_does() {
-        let registry = builtin();
-        let steps = |name| {
-            let text = registry.recipe(name).unwrap_or_default();
-            text.split_once("passes:\n").map_or("", |(_, steps)| steps)
-        };
-        let without_comments = |text: &str| -> Vec<String> {
-            let lines = text.lines().map(str::to_owned);
-            lines.filter(|l| !l.trim_start().starts_with('#')).collect()
-        };
-        let clean = without_comments(steps("clean"));
-        assert!(!clean.is_empty());
-        for name in ["prune", "factorize"] {
-            let other = without_comments(steps(name));
-            assert_eq!(
-                clean[..],
-                other[..clean.len()],
-                "of recipes/clean.yaml and recipes/{name}.yaml"
-            );
-        }
-    }
 
     #[test]
     fn names_say_verb_and_object_and_prerequisites_are_there() {

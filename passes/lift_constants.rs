@@ -20,20 +20,15 @@ use std::sync::Arc;
 
 use paring_ir::tensor::TensorExtra;
 use paring_ir::{
-    AttrValue, Changed, Constant, Effect, Graph, Model, Op, OptionError, OptionSet, Pass,
-    PassContext, PassError, PassInfo, Tensor,
+    AttrValue, Changed, Constant, Effect, Graph, Model, NoOptions, Op, OptionError, OptionSet,
+    Pass, PassContext, PassError, PassInfo, Tensor,
 };
 
 /// See the text at the top of the file.
 #[derive(Debug)]
 pub struct LiftConstants {
-    options: OptionSet<Options>,
+    options: OptionSet<NoOptions>,
 }
-
-/// There is nothing to set but which operators to leave out.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct Options {}
 
 impl Pass for LiftConstants {
     const INFO: PassInfo = PassInfo::new(
@@ -41,9 +36,9 @@ impl Pass for LiftConstants {
         "Turn Constant operators into initializers",
         Effect::Exact,
     );
-    type Options = Options;
+    type Options = NoOptions;
 
-    fn new(options: OptionSet<Options>) -> Result<Self, OptionError> {
+    fn new(options: OptionSet<NoOptions>) -> Result<Self, OptionError> {
         Ok(LiftConstants { options })
     }
 

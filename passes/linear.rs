@@ -10,9 +10,11 @@
 use std::collections::HashMap;
 
 use half::{bf16, f16};
-use paring_ir::{DType, Element, Graph, GraphError, NewOp, OpId, Port, Tensor, ValueId};
+use paring_ir::{
+    DType, Element, Graph, GraphError, NewOp, OpId, PassContext, Port, Tensor, ValueId,
+};
 
-use crate::known::Known;
+use crate::facts::Facts;
 
 /// Why a map was not folded.
 #[derive(Clone, Debug)]
@@ -30,6 +32,17 @@ impl Refusal {
             message: message.into(),
         }
     }
+}
+
+/// The plan of a rewrite; where there is none, a remark about the operator says why.
+pub(crate) fn or_missed<T>(
+    plan: Result<T, Refusal>,
+    graph: &Graph,
+    cx: &mut PassContext<'_>,
+    op: OpId,
+) -> Option<T> {
+    plan.map_err(|why| cx.missed(graph, op, why.code, why.message))
+        .ok()
 }
 
 /// The linear operators.
@@ -471,6 +484,23 @@ pub(crate) struct Shared {
 /// The largest weight that is copied when other operators keep the original.
 pub(crate) const DEFAULT_MAX_COPY: u64 = 1 << 20;
 
+/// Options of the passes that fold constants into weights.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct FoldOptions {
+    /// The largest weight, in bytes, that is copied because other operators share it. The default
+    /// of 1 MiB keeps a fold from growing a model noticeably.
+    pub max_copy: u64,
+}
+
+impl Default for FoldOptions {
+    fn default() -> Self {
+        FoldOptions {
+            max_copy: DEFAULT_MAX_COPY,
+        }
+    }
+}
+
 /// A changed weight, and what tells it from other changes of the same weight.
 #[derive(Debug)]
 struct NewWeight {
@@ -723,7 +753,7 @@ pub(crate) fn only_consumer(graph: &Graph, v: ValueId) -> Option<(OpId, usize)> 
 /// one channel would be lost.
 pub(crate) fn has_channels(
     graph: &Graph,
-    known: &Known,
+    facts: &Facts,
     v: ValueId,
     place: Place,
     channels: usize,
@@ -732,5 +762,5 @@ pub(crate) fn has_channels(
         Place::Axis1 { .. } => Some(1),
         Place::Last { rank } => rank.and_then(|r| r.checked_sub(1)),
     };
-    axis.is_some_and(|a| known.dim(graph, v, a) == Some(channels))
+    axis.is_some_and(|a| facts.dim(graph, v, a) == Some(channels))
 }

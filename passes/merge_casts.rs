@@ -21,22 +21,19 @@
 //! bool, which maps many numbers to one.
 
 use paring_ir::{
-    Changed, DType, Effect, Graph, Model, NewOp, Op, OpId, OptionError, OptionSet, Pass,
-    PassContext, PassError, PassInfo, ValueId,
+    Changed, DType, Effect, Model, NewOp, NoOptions, Op, OptionError, OptionSet, Pass, PassContext,
+    PassError, PassInfo,
 };
 
-use crate::shape_facts::{Facts, bypass, replace, visit_ops};
+use crate::common::visit_ops;
+use crate::edits::{bypass, pair, replace};
+use crate::facts::Facts;
 
 /// The pass `merge-casts`.
 #[derive(Debug)]
 pub struct MergeCasts {
-    options: OptionSet<MergeCastsOptions>,
+    options: OptionSet<NoOptions>,
 }
-
-/// `merge-casts` has no options of its own.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct MergeCastsOptions {}
 
 impl Pass for MergeCasts {
     const INFO: PassInfo = PassInfo::new(
@@ -44,23 +41,21 @@ impl Pass for MergeCasts {
         "Merge a Cast with a lossless one before it",
         Effect::Exact,
     );
-    type Options = MergeCastsOptions;
+    type Options = NoOptions;
 
-    fn new(options: OptionSet<MergeCastsOptions>) -> Result<Self, OptionError> {
+    fn new(options: OptionSet<NoOptions>) -> Result<Self, OptionError> {
         Ok(MergeCasts { options })
     }
 
     fn run(&self, model: &mut Model, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {
-        let Some(facts) = Facts::when(model, cx, |g, _, o| pair(g, o).is_some()) else {
+        let Some(facts) = Facts::when(model, cx, |g, op| pair(g, op, "Cast", &["Cast"]).is_some())
+        else {
             return Ok(Changed::No);
         };
-        visit_ops(model, &mut |graph, op| {
-            let Some((inner, source)) = pair(graph, graph.op(op)) else {
+        visit_ops(model, cx, &self.options, |graph, cx, op| {
+            let Some((inner, source)) = pair(graph, op, "Cast", &["Cast"]) else {
                 return Ok(Changed::No);
             };
-            if self.options.for_op(graph, op).is_skip() {
-                return Ok(Changed::No);
-            }
             let (Some(from), Some(through), Some(to)) = (
                 facts.dtype(graph, source),
                 target(graph.op(inner)),
@@ -94,16 +89,6 @@ impl Pass for MergeCasts {
             Ok(Changed::Yes)
         })
     }
-}
-
-/// The `Cast` before a `Cast`, and its input.
-fn pair(graph: &Graph, op: &Op) -> Option<(OpId, ValueId)> {
-    if !op.is("Cast") || op.output(0).is_none() {
-        return None;
-    }
-    let inner = graph.producer(op.input(0)?)?;
-    let i = graph.get_op(inner).filter(|i| i.is("Cast"))?;
-    Some((inner, i.input(0)?))
 }
 
 fn target(op: &Op) -> Option<DType> {

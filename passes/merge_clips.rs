@@ -13,25 +13,21 @@
 //! before opset 12. What `Clip` makes of NaN is left open by ONNX.
 
 use paring_ir::{
-    AttrValue, Changed, DType, Effect, Graph, Model, NewOp, OpId, OptionError, OptionSet, Pass,
-    PassContext, PassError, PassInfo, Tensor, ValueId,
+    AttrValue, Changed, DType, Effect, Graph, Model, NewOp, NoOptions, OpId, OptionError,
+    OptionSet, Pass, PassContext, PassError, PassInfo, Tensor, ValueId,
 };
 
-use crate::known::{Known, sweep_back};
+use crate::common::visit_ops_back;
+use crate::edits::remove_all;
+use crate::facts::Facts;
 use crate::linear::{narrowed, only_consumer};
 use crate::pattern::clip_bounds;
-use crate::recover_activations::remove_all;
 
 /// The pass; see the module's documentation.
 #[derive(Debug)]
 pub struct MergeClips {
-    options: OptionSet<Options>,
+    options: OptionSet<NoOptions>,
 }
-
-/// `merge-clips` has no options.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct Options {}
 
 impl Pass for MergeClips {
     const INFO: PassInfo = PassInfo::new(
@@ -39,31 +35,24 @@ impl Pass for MergeClips {
         "Merge Clip, Relu, Min and Max in a row into one Clip",
         Effect::Exact,
     );
-    type Options = Options;
+    type Options = NoOptions;
 
-    fn new(options: OptionSet<Options>) -> Result<Self, OptionError> {
+    fn new(options: OptionSet<NoOptions>) -> Result<Self, OptionError> {
         Ok(MergeClips { options })
     }
 
     fn run(&self, model: &mut Model, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {
         let opset = model.opset();
         let found = |g: &Graph, op: OpId| chain(g, op, opset).is_some();
-        let Some(known) = Known::when(model, cx, found) else {
+        let Some(facts) = Facts::when(model, cx, found) else {
             return Ok(Changed::No);
         };
-        let mut changed = Changed::No;
-        model.edit_graphs(&mut |graph| {
-            sweep_back(graph, cx, |graph, cx, op| {
-                if self.options.for_op(graph, op).is_skip() {
-                    return Ok(());
-                }
-                if let Some(found) = chain(graph, op, opset) {
-                    changed |= merge(graph, cx, op, found, &known)?;
-                }
-                Ok(())
-            })
-        })?;
-        Ok(changed)
+        visit_ops_back(model, cx, &self.options, |graph, cx, op| {
+            match chain(graph, op, opset) {
+                Some(found) => merge(graph, cx, op, found, &facts),
+                None => Ok(Changed::No),
+            }
+        })
     }
 }
 
@@ -163,9 +152,9 @@ fn merge(
     cx: &mut PassContext<'_>,
     last: OpId,
     found: Found,
-    known: &Known,
+    facts: &Facts,
 ) -> Result<Changed, PassError> {
-    let dtype = known.dtype(graph, found.x);
+    let dtype = facts.dtype(graph, found.x);
     let floats = [DType::F32, DType::F16, DType::F64];
     let Some(dtype) = dtype.filter(|d| floats.contains(d)) else {
         cx.missed(
@@ -176,7 +165,7 @@ fn merge(
         );
         return Ok(Changed::No);
     };
-    if !known.keeps_rank(graph, found.x, found.constant_rank) {
+    if !facts.keeps_rank(graph, found.x, found.constant_rank) {
         cx.missed(
             graph,
             last,
@@ -198,7 +187,7 @@ fn merge(
     let from = found.inner.clone();
     let mut new = if matches!(bounds, (Some(ref low), None) if low.single_f64() == Some(0.0)) {
         NewOp::new("Relu").input(found.x)
-    } else if known.opset < 11 {
+    } else if facts.opset < 11 {
         let attr = |t: Option<Tensor>| {
             t.and_then(|t| t.single_f64())
                 .map(|v| AttrValue::Float(v as f32))

@@ -15,23 +15,20 @@
 //!   front this holds for every size.
 
 use paring_ir::{
-    Changed, Effect, Graph, Model, NewOp, Op, OpId, OptionError, OptionSet, Pass, PassContext,
-    PassError, PassInfo, ValueId,
+    Changed, Effect, Graph, Model, NewOp, NoOptions, Op, OpId, OptionError, OptionSet, Pass,
+    PassContext, PassError, PassInfo, ValueId,
 };
 
+use crate::common::visit_ops;
+use crate::edits::{bypass, output_name, replace};
+use crate::facts::{Facts, axis_from_front};
 use crate::merge_slices::{Range, ranges, slice_of};
-use crate::shape_facts::{Facts, axis_from_front, bypass, output_name, replace, visit_ops};
 
 /// The pass `merge-concats`.
 #[derive(Debug)]
 pub struct MergeConcats {
-    options: OptionSet<MergeConcatsOptions>,
+    options: OptionSet<NoOptions>,
 }
-
-/// `merge-concats` has no options of its own.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct MergeConcatsOptions {}
 
 impl Pass for MergeConcats {
     const INFO: PassInfo = PassInfo::new(
@@ -39,9 +36,9 @@ impl Pass for MergeConcats {
         "Flatten nested Concat, and undo a Concat of all outputs of a Split or of slices",
         Effect::Exact,
     );
-    type Options = MergeConcatsOptions;
+    type Options = NoOptions;
 
-    fn new(options: OptionSet<MergeConcatsOptions>) -> Result<Self, OptionError> {
+    fn new(options: OptionSet<NoOptions>) -> Result<Self, OptionError> {
         Ok(MergeConcats { options })
     }
 
@@ -49,23 +46,19 @@ impl Pass for MergeConcats {
         let Some(facts) = Facts::when(model, cx, is_candidate) else {
             return Ok(Changed::No);
         };
-        visit_ops(model, &mut |graph, op| {
-            if !graph.op(op).is("Concat") || self.options.for_op(graph, op).is_skip() {
+        visit_ops(model, cx, &self.options, |graph, cx, op| {
+            if !graph.op(op).is("Concat") {
                 return Ok(Changed::No);
             }
-            let mut changed = Changed::when(flatten(graph, &facts, op, cx)?);
-            // Flattening made another operator of the same output.
-            let op = match changed {
-                Changed::Yes => return Ok(Changed::Yes),
-                Changed::No => op,
-            };
-            changed |= Changed::when(rejoin(graph, &facts, op, cx)?);
-            Ok(changed)
+            // Flattening makes another operator of the same output.
+            let done = flatten(graph, &facts, op, cx)? || rejoin(graph, &facts, op, cx)?;
+            Ok(Changed::when(done))
         })
     }
 }
 
-fn is_candidate(graph: &Graph, _: OpId, op: &Op) -> bool {
+fn is_candidate(graph: &Graph, op: OpId) -> bool {
+    let op = graph.op(op);
     op.is("Concat")
         && op.inputs().flatten().any(|v| {
             graph.producer(v).is_some_and(|p| {

@@ -12,22 +12,19 @@
 //! index of the second that is out of range is left for the engine to refuse.
 
 use paring_ir::{
-    Changed, Effect, Graph, Model, NewOp, Op, OpId, OptionError, OptionSet, Pass, PassContext,
-    PassError, PassInfo, Tensor, ValueId,
+    Changed, Effect, Graph, Model, NewOp, NoOptions, Op, OpId, OptionError, OptionSet, Pass,
+    PassContext, PassError, PassInfo, Tensor, ValueId,
 };
 
-use crate::shape_facts::{Facts, axis_from_front, bypass, output_name, replace, visit_ops};
+use crate::common::visit_ops;
+use crate::edits::{bypass, output_name, pair, replace};
+use crate::facts::{Facts, axis_from_front};
 
 /// The pass `merge-gathers`.
 #[derive(Debug)]
 pub struct MergeGathers {
-    options: OptionSet<MergeGathersOptions>,
+    options: OptionSet<NoOptions>,
 }
-
-/// `merge-gathers` has no options of its own.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct MergeGathersOptions {}
 
 impl Pass for MergeGathers {
     const INFO: PassInfo = PassInfo::new(
@@ -35,23 +32,22 @@ impl Pass for MergeGathers {
         "Merge a Gather of constant indices with a Gather or Unsqueeze before it",
         Effect::Exact,
     );
-    type Options = MergeGathersOptions;
+    type Options = NoOptions;
 
-    fn new(options: OptionSet<MergeGathersOptions>) -> Result<Self, OptionError> {
+    fn new(options: OptionSet<NoOptions>) -> Result<Self, OptionError> {
         Ok(MergeGathers { options })
     }
 
     fn run(&self, model: &mut Model, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {
-        let Some(facts) = Facts::when(model, cx, |g, _, o| pair(g, o).is_some()) else {
+        let Some(facts) = Facts::when(model, cx, |g, op| {
+            pair(g, op, "Gather", &["Gather", "Unsqueeze"]).is_some()
+        }) else {
             return Ok(Changed::No);
         };
-        visit_ops(model, &mut |graph, op| {
-            let Some((inner, source)) = pair(graph, graph.op(op)) else {
+        visit_ops(model, cx, &self.options, |graph, cx, op| {
+            let Some((inner, source)) = pair(graph, op, "Gather", &["Gather", "Unsqueeze"]) else {
                 return Ok(Changed::No);
             };
-            if self.options.for_op(graph, op).is_skip() {
-                return Ok(Changed::No);
-            }
             let message = format!("merged with {}", graph.op_label(inner));
             if graph.op(inner).is("Unsqueeze") {
                 if !undoes(graph, &facts, inner, op) {
@@ -81,16 +77,6 @@ impl Pass for MergeGathers {
             Ok(Changed::Yes)
         })
     }
-}
-
-fn pair(graph: &Graph, op: &Op) -> Option<(OpId, ValueId)> {
-    if !op.is("Gather") || op.output(0).is_none() {
-        return None;
-    }
-    let inner = graph.producer(op.input(0)?)?;
-    let i = graph.get_op(inner)?;
-    (i.is("Gather") || i.is("Unsqueeze")).then_some(())?;
-    Some((inner, i.input(0)?))
 }
 
 /// The axis of a `Gather`, counted from the front; a negative one needs the rank.

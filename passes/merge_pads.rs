@@ -13,22 +13,19 @@
 use std::collections::BTreeMap;
 
 use paring_ir::{
-    Changed, Effect, Graph, Model, NewOp, Op, OpId, OptionError, OptionSet, Pass, PassContext,
-    PassError, PassInfo, Tensor, ValueId,
+    Changed, Effect, Graph, Model, NewOp, NoOptions, Op, OpId, OptionError, OptionSet, Pass,
+    PassContext, PassError, PassInfo, Tensor, ValueId,
 };
 
-use crate::shape_facts::{Facts, add_ints, axis_from_front, output_name, replace, visit_ops};
+use crate::common::visit_ops;
+use crate::edits::{add_ints, output_name, pair, replace};
+use crate::facts::{Facts, axis_from_front};
 
 /// The pass `merge-pads`.
 #[derive(Debug)]
 pub struct MergePads {
-    options: OptionSet<MergePadsOptions>,
+    options: OptionSet<NoOptions>,
 }
-
-/// `merge-pads` has no options of its own.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct MergePadsOptions {}
 
 impl Pass for MergePads {
     const INFO: PassInfo = PassInfo::new(
@@ -36,23 +33,21 @@ impl Pass for MergePads {
         "Merge two Pad operators with the same constant",
         Effect::Exact,
     );
-    type Options = MergePadsOptions;
+    type Options = NoOptions;
 
-    fn new(options: OptionSet<MergePadsOptions>) -> Result<Self, OptionError> {
+    fn new(options: OptionSet<NoOptions>) -> Result<Self, OptionError> {
         Ok(MergePads { options })
     }
 
     fn run(&self, model: &mut Model, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {
-        let Some(facts) = Facts::when(model, cx, |g, _, o| pair(g, o).is_some()) else {
+        let Some(facts) = Facts::when(model, cx, |g, op| pair(g, op, "Pad", &["Pad"]).is_some())
+        else {
             return Ok(Changed::No);
         };
-        visit_ops(model, &mut |graph, op| {
-            let Some((inner, source)) = pair(graph, graph.op(op)) else {
+        visit_ops(model, cx, &self.options, |graph, cx, op| {
+            let Some((inner, source)) = pair(graph, op, "Pad", &["Pad"]) else {
                 return Ok(Changed::No);
             };
-            if self.options.for_op(graph, op).is_skip() {
-                return Ok(Changed::No);
-            }
             let (first, second) = match (padding(graph, &facts, inner), padding(graph, &facts, op))
             {
                 (Ok(a), Ok(b)) => (a, b),
@@ -83,15 +78,6 @@ impl Pass for MergePads {
             Ok(Changed::Yes)
         })
     }
-}
-
-fn pair(graph: &Graph, op: &Op) -> Option<(OpId, ValueId)> {
-    if !op.is("Pad") || op.output(0).is_none() {
-        return None;
-    }
-    let inner = graph.producer(op.input(0)?)?;
-    let i = graph.get_op(inner).filter(|i| i.is("Pad"))?;
-    Some((inner, i.input(0)?))
 }
 
 /// What a `Pad` adds.

@@ -29,25 +29,19 @@
 
 use paring_ir::analysis::shapes::SymDim;
 use paring_ir::{
-    Changed, Effect, Graph, Model, NewOp, Op, OpId, OptionError, OptionSet, Pass, PassContext,
-    PassError, PassInfo, ValueId,
+    Changed, Effect, Graph, Model, NewOp, NoOptions, Op, OpId, OptionError, OptionSet, Pass,
+    PassContext, PassError, PassInfo, ValueId,
 };
 
-use crate::shape_facts::{
-    Facts, add_ints, axes_from_front, axes_op, bypass, inserted_axes, output_name, replace,
-    reshape_target, same_dims, visit_ops,
-};
+use crate::common::visit_ops;
+use crate::edits::{add_ints, axes_op, bypass, output_name, replace};
+use crate::facts::{Facts, axes_from_front, inserted_axes, reshape_target, same_dims};
 
 /// The pass `merge-reshapes`.
 #[derive(Debug)]
 pub struct MergeReshapes {
-    options: OptionSet<MergeReshapesOptions>,
+    options: OptionSet<NoOptions>,
 }
-
-/// `merge-reshapes` has no options of its own.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct MergeReshapesOptions {}
 
 impl Pass for MergeReshapes {
     const INFO: PassInfo = PassInfo::new(
@@ -55,24 +49,21 @@ impl Pass for MergeReshapes {
         "Merge chains of Reshape, Flatten, Squeeze and Unsqueeze into one operator or none",
         Effect::Exact,
     );
-    type Options = MergeReshapesOptions;
+    type Options = NoOptions;
 
-    fn new(options: OptionSet<MergeReshapesOptions>) -> Result<Self, OptionError> {
+    fn new(options: OptionSet<NoOptions>) -> Result<Self, OptionError> {
         Ok(MergeReshapes { options })
     }
 
     fn run(&self, model: &mut Model, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {
-        let Some(facts) = Facts::when(model, cx, |g, op, o| pair(g, op, o).is_some()) else {
+        let Some(facts) = Facts::when(model, cx, |g, op| pair(g, op).is_some()) else {
             return Ok(Changed::No);
         };
-        visit_ops(model, &mut |graph, op| {
-            let Some((inner, source)) = pair(graph, op, graph.op(op)) else {
+        visit_ops(model, cx, &self.options, |graph, cx, op| {
+            let Some((inner, source)) = pair(graph, op) else {
                 return Ok(Changed::No);
             };
-            if self.options.for_op(graph, op).is_skip()
-                || !only_reshapes(graph, &facts, op)
-                || !only_reshapes(graph, &facts, inner)
-            {
+            if !only_reshapes(graph, &facts, op) || !only_reshapes(graph, &facts, inner) {
                 return Ok(Changed::No);
             }
             match plan(graph, &facts, inner, source, op) {
@@ -118,7 +109,8 @@ fn is_member(op: &Op) -> bool {
 
 /// The operator before `op`, and its input, when both may be members of a chain. Two transposes
 /// in a row are the business of `merge-transposes`.
-fn pair(graph: &Graph, _: OpId, op: &Op) -> Option<(OpId, ValueId)> {
+fn pair(graph: &Graph, op: OpId) -> Option<(OpId, ValueId)> {
+    let op = graph.op(op);
     let transpose = op.is("Transpose");
     if !transpose && !is_member(op) {
         return None;

@@ -21,24 +21,19 @@ use std::collections::BTreeMap;
 
 use paring_ir::analysis::shapes::SymDim;
 use paring_ir::{
-    Changed, Effect, Graph, GraphError, Model, NewOp, NewOutput, Op, OpId, OptionError, OptionSet,
-    Pass, PassContext, PassError, PassInfo, Port, Tensor, ValueId,
+    Changed, Effect, Graph, GraphError, Model, NewOp, NewOutput, NoOptions, OpId, OptionError,
+    OptionSet, Pass, PassContext, PassError, PassInfo, Port, Tensor, ValueId,
 };
 
-use crate::shape_facts::{
-    Facts, add_ints, axis_from_front, output_name, replace, sweep, sweep_value, visit_ops,
-};
+use crate::common::visit_ops;
+use crate::edits::{add_ints, output_name, remove_unused_value, replace};
+use crate::facts::{Facts, axis_from_front};
 
 /// The pass `merge-slices`.
 #[derive(Debug)]
 pub struct MergeSlices {
-    options: OptionSet<MergeSlicesOptions>,
+    options: OptionSet<NoOptions>,
 }
-
-/// `merge-slices` has no options of its own.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct MergeSlicesOptions {}
 
 /// Tiles are not looked for among more users of one value, since each slice looks at all of them.
 const MAX_USES: usize = 256;
@@ -49,9 +44,9 @@ impl Pass for MergeSlices {
         "Merge chains of Slice, Slice and Squeeze into Gather, and slices that tile an axis into Split",
         Effect::Exact,
     );
-    type Options = MergeSlicesOptions;
+    type Options = NoOptions;
 
-    fn new(options: OptionSet<MergeSlicesOptions>) -> Result<Self, OptionError> {
+    fn new(options: OptionSet<NoOptions>) -> Result<Self, OptionError> {
         Ok(MergeSlices { options })
     }
 
@@ -59,10 +54,7 @@ impl Pass for MergeSlices {
         let Some(facts) = Facts::when(model, cx, is_candidate) else {
             return Ok(Changed::No);
         };
-        visit_ops(model, &mut |graph, op| {
-            if self.options.for_op(graph, op).is_skip() {
-                return Ok(Changed::No);
-            }
+        visit_ops(model, cx, &self.options, |graph, cx, op| {
             let o = graph.op(op);
             let done = if o.is("Slice") {
                 let chained = chain(graph, &facts, op, cx)?;
@@ -76,7 +68,8 @@ impl Pass for MergeSlices {
     }
 }
 
-fn is_candidate(graph: &Graph, _: OpId, op: &Op) -> bool {
+fn is_candidate(graph: &Graph, op: OpId) -> bool {
+    let op = graph.op(op);
     let Some(input) = op.input(0) else {
         return false;
     };
@@ -479,9 +472,7 @@ fn split(
         }
         graph.remove_op(slice)?;
         for v in inputs {
-            if let Some(producer) = sweep_value(graph, v)? {
-                sweep(graph, producer)?;
-            }
+            remove_unused_value(graph, v)?;
         }
     }
     Ok(())

@@ -25,25 +25,19 @@
 
 use paring_ir::schema::{self, Class};
 use paring_ir::{
-    AttrValue, Attribute, Changed, Effect, Graph, Model, NewOp, Op, OpId, OptionError, OptionSet,
-    Pass, PassContext, PassError, PassInfo, Tensor, ValueId,
+    AttrValue, Attribute, Changed, Effect, Graph, Model, NewOp, NoOptions, Op, OpId, OptionError,
+    OptionSet, Pass, PassContext, PassError, PassInfo, Tensor, ValueId,
 };
 
-use crate::shape_facts::{
-    Facts, add_ints, axes_from_front, axis_from_front, bypass, inverse, output_name, replace,
-    sweep, visit_ops,
-};
+use crate::common::visit_ops;
+use crate::edits::{add_ints, bypass, output_name, remove_unused, replace};
+use crate::facts::{Facts, axes_from_front, axis_from_front, inverse};
 
 /// The pass `merge-transposes`.
 #[derive(Debug)]
 pub struct MergeTransposes {
-    options: OptionSet<MergeTransposesOptions>,
+    options: OptionSet<NoOptions>,
 }
-
-/// `merge-transposes` has no options of its own.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct MergeTransposesOptions {}
 
 /// A rewrite looks through at most so many operators, and through this many in a row.
 const MAX_REGION: usize = 256;
@@ -58,9 +52,9 @@ impl Pass for MergeTransposes {
         "Compose and cancel Transpose operators, also around element-wise operators",
         Effect::Exact,
     );
-    type Options = MergeTransposesOptions;
+    type Options = NoOptions;
 
-    fn new(options: OptionSet<MergeTransposesOptions>) -> Result<Self, OptionError> {
+    fn new(options: OptionSet<NoOptions>) -> Result<Self, OptionError> {
         Ok(MergeTransposes { options })
     }
 
@@ -68,10 +62,7 @@ impl Pass for MergeTransposes {
         let Some(facts) = Facts::when(model, cx, is_candidate) else {
             return Ok(Changed::No);
         };
-        visit_ops(model, &mut |graph, op| {
-            if self.options.for_op(graph, op).is_skip() {
-                return Ok(Changed::No);
-            }
+        visit_ops(model, cx, &self.options, |graph, cx, op| {
             let o = graph.op(op);
             if o.is("Transpose") {
                 if compose(graph, &facts, op, cx)? || pull_through(graph, &facts, op, cx)? {
@@ -85,7 +76,8 @@ impl Pass for MergeTransposes {
     }
 }
 
-fn is_candidate(graph: &Graph, op: OpId, o: &Op) -> bool {
+fn is_candidate(graph: &Graph, op: OpId) -> bool {
+    let o = graph.op(op);
     let Some(before) = o.input(0).and_then(|v| graph.producer(v)) else {
         return false;
     };
@@ -279,7 +271,7 @@ fn pull_through(
         return Err(PassError::Bug("a plan without operators".to_owned()));
     };
     graph.move_output(out, root, 0)?;
-    sweep(graph, op)?;
+    remove_unused(graph, op)?;
     Ok(true)
 }
 

@@ -35,6 +35,8 @@ use paring_ir::{
     PassError, PassInfo, Port, Tensor, ValueId,
 };
 
+use crate::clustered::refuse_clustered;
+
 /// See the text at the top of the file.
 #[derive(Debug)]
 pub struct PruneWeights {
@@ -140,6 +142,11 @@ impl Pass for PruneWeights {
             );
         }
         Ok(PruneWeights { options })
+    }
+
+    fn requires(&self, model: &Model) -> Result<(), PassError> {
+        let wants = |graph: &Graph, op: OpId| !self.options.for_op(graph, op).is_skip();
+        refuse_clustered(model, Self::INFO.name, &wants)
     }
 
     fn run(&self, model: &mut Model, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {

@@ -24,37 +24,28 @@
 //! infinite where that is not. How `Clip` and `HardSigmoid` treat NaN is left open by ONNX.
 //! ONNX Runtime and tract run every operator of the table.
 
-use std::collections::BTreeSet;
-
 use paring_ir::{
-    Changed, DType, Effect, Graph, Model, NewOp, OpId, OptionError, OptionSet, Pass, PassContext,
+    Changed, DType, Effect, Graph, Model, NewOp, OptionError, OptionSet, Pass, PassContext,
     PassError, PassInfo, ValueId,
 };
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use crate::known::{Known, sweep_back};
+use crate::edits::output_name;
 use crate::pattern::{
-    Match, Matcher, Pat, add, any, clamp, constant_scalar, div, either, marked, mul, scalar, times,
-    unary,
+    Match, Pat, add, any, clamp, constant_scalar, div, either, marked, mul, scalar, times, unary,
 };
+use crate::recover::{self, Options, Outcome, Recovered, Site, recover, replace_match};
 
 /// The pass; see the module's documentation.
 #[derive(Debug)]
 pub struct RecoverActivations {
-    options: OptionSet<Options>,
+    options: OptionSet<Options<Activation>>,
 }
 
 /// An activation.
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    serde::Serialize,
-    serde::Deserialize,
-    schemars::JsonSchema,
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 #[allow(missing_docs, reason = "the variants are named after the operators")]
 pub enum Activation {
@@ -67,31 +58,16 @@ pub enum Activation {
     Softsign,
 }
 
-/// Options of `recover-activations`.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct Options {
-    /// The operators to recover. The default is all of them, since the common engines run them;
-    /// shorten the list for an engine that lacks one.
-    pub operators: BTreeSet<Activation>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        use Activation::{Gelu, HardSigmoid, HardSwish, LeakyRelu, Mish, Sigmoid, Softsign};
-        Options {
-            operators: [
-                Gelu,
-                HardSigmoid,
-                HardSwish,
-                LeakyRelu,
-                Mish,
-                Sigmoid,
-                Softsign,
-            ]
-            .into(),
-        }
-    }
+impl Recovered for Activation {
+    const ALL: &'static [Self] = &[
+        Activation::Gelu,
+        Activation::HardSigmoid,
+        Activation::HardSwish,
+        Activation::LeakyRelu,
+        Activation::Mish,
+        Activation::Sigmoid,
+        Activation::Softsign,
+    ];
 }
 
 impl Pass for RecoverActivations {
@@ -100,81 +76,46 @@ impl Pass for RecoverActivations {
         "Recover Gelu, HardSwish and other activations from the operators they were written as",
         Effect::Exact,
     );
-    type Options = Options;
+    type Options = Options<Activation>;
 
-    fn new(options: OptionSet<Options>) -> Result<Self, OptionError> {
+    fn new(options: OptionSet<Options<Activation>>) -> Result<Self, OptionError> {
         Ok(RecoverActivations { options })
     }
 
     fn run(&self, model: &mut Model, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {
-        let rules = rules();
-        let opset = model.opset();
-        // Shapes are inferred only when a pattern is there.
-        let found = |g: &Graph, op: OpId| {
-            let matcher = Matcher::new(g, opset);
-            rules
-                .iter()
-                .any(|r| r.is_root(g, op) && matcher.at(op, &r.pat).is_some())
-        };
-        let Some(known) = Known::when(model, cx, found) else {
-            return Ok(Changed::No);
-        };
-        let mut changed = Changed::No;
-        model.edit_graphs(&mut |graph| {
-            sweep_back(graph, cx, |graph, cx, op| {
-                for rule in &rules {
-                    if rule.is_root(graph, op)
-                        && self.recover(graph, cx, op, rule, &known)?.is_yes()
-                    {
-                        changed = Changed::Yes;
-                        break;
-                    }
-                }
-                Ok(())
-            })
-        })?;
-        Ok(changed)
+        recover(model, cx, &self.options, &rules(), rewrite)
     }
 }
 
+impl Activation {
+    /// The opset that brought the operator.
+    fn since(self) -> i64 {
+        match self {
+            Activation::Gelu => 20,
+            Activation::Mish => 18,
+            Activation::HardSwish => 14,
+            _ => 7,
+        }
+    }
+
+    /// Whether the operator holds the numbers of its formula as attributes, which are `float`.
+    fn has_float_attribute(self) -> bool {
+        matches!(self, Activation::HardSigmoid | Activation::LeakyRelu)
+    }
+}
+
+/// Makes the activation of a value; `None` when the constants that were found are not its own.
 type Build = fn(&Graph, &Match, ValueId) -> Option<NewOp>;
 
-/// One way to write an activation out.
-struct Rule {
-    operator: Activation,
-    since: i64,
-    /// The types of the last operator.
-    roots: &'static [&'static str],
-    pat: Pat,
-    /// Whether an attribute holds a constant as a `float`.
-    has_float_attribute: bool,
-    build: Build,
-}
-
-impl Rule {
-    fn is_root(&self, graph: &Graph, op: OpId) -> bool {
-        let o = graph.op(op);
-        self.roots.iter().any(|t| o.is(t))
-    }
-}
+type Rule = recover::Rule<Activation, Build>;
 
 const SIXTH: f32 = 1.0 / 6.0;
 
-fn rule(
-    operator: Activation,
-    since: i64,
-    roots: &'static [&'static str],
-    pat: Pat,
-    build: Build,
-) -> Rule {
-    // These two have the numbers of their formula as attributes.
-    let has_float_attribute = matches!(operator, Activation::HardSigmoid | Activation::LeakyRelu);
+fn rule(operator: Activation, roots: &'static [&'static str], pat: Pat, build: Build) -> Rule {
     Rule {
         operator,
-        since,
         roots,
         pat,
-        has_float_attribute,
         build,
     }
 }
@@ -190,19 +131,19 @@ fn smooth_rules() -> [Rule; 5] {
     use Activation::{Gelu, Mish, Sigmoid, Softsign};
     let softsign = div(any(0), add(scalar(1.0), unary("Abs", any(0))));
     [
-        rule(Gelu, 20, ENDS, gelu(gate_erf()), |_, _, x| {
+        rule(Gelu, ENDS, gelu(gate_erf()), |_, _, x| {
             Some(NewOp::new("Gelu").input(x))
         }),
-        rule(Gelu, 20, ENDS, gelu(gate_tanh()), |_, _, x| {
+        rule(Gelu, ENDS, gelu(gate_tanh()), |_, _, x| {
             Some(NewOp::new("Gelu").input(x).attr("approximate", "tanh"))
         }),
-        rule(Mish, 18, &["Mul"], mish(), |_, _, x| {
+        rule(Mish, &["Mul"], mish(), |_, _, x| {
             Some(NewOp::new("Mish").input(x))
         }),
-        rule(Sigmoid, 7, &["Div", "Reciprocal"], sigmoid(), |_, _, x| {
+        rule(Sigmoid, &["Div", "Reciprocal"], sigmoid(), |_, _, x| {
             Some(NewOp::new("Sigmoid").input(x))
         }),
-        rule(Softsign, 7, &["Div"], softsign, |_, _, x| {
+        rule(Softsign, &["Div"], softsign, |_, _, x| {
             Some(NewOp::new("Softsign").input(x))
         }),
     ]
@@ -213,14 +154,14 @@ fn hard_rules() -> [Rule; 5] {
     let gate = mul(any(0), marked(0, "HardSigmoid", any(0)));
     let clips = &["Clip", "Min", "Max"];
     [
-        rule(HardSwish, 14, ENDS, hard_swish(), |_, _, x| {
+        rule(HardSwish, ENDS, hard_swish(), |_, _, x| {
             Some(NewOp::new("HardSwish").input(x))
         }),
-        rule(HardSwish, 14, &["Mul"], gate, gated),
-        rule(HardSigmoid, 7, ENDS, sixth_of_clip(), |_, _, x| {
+        rule(HardSwish, &["Mul"], gate, gated),
+        rule(HardSigmoid, ENDS, sixth_of_clip(), |_, _, x| {
             Some(hard_sigmoid(x, SIXTH, 0.5))
         }),
-        rule(HardSigmoid, 7, clips, clip_of_line(), |g, m, x| {
+        rule(HardSigmoid, clips, clip_of_line(), |g, m, x| {
             let bound = |slot| constant_scalar(g, m.value(slot)?);
             let slope = match bound(1) {
                 Some(factor) => factor,
@@ -228,7 +169,7 @@ fn hard_rules() -> [Rule; 5] {
             };
             line(x, slope, bound(2)?)
         }),
-        rule(LeakyRelu, 7, &["Max"], leaky(), |g, m, x| {
+        rule(LeakyRelu, &["Max"], leaky(), |g, m, x| {
             let slope = constant_scalar(g, m.value(1)?)?;
             let fits = slope > 0.0 && slope < 1.0;
             fits.then(|| NewOp::new("LeakyRelu").input(x).attr("alpha", slope as f32))
@@ -339,155 +280,90 @@ fn sigmoid() -> Pat {
     ])
 }
 
-impl RecoverActivations {
-    fn recover(
-        &self,
-        graph: &mut Graph,
-        cx: &mut PassContext<'_>,
-        op: OpId,
-        rule: &Rule,
-        known: &Known,
-    ) -> Result<Changed, PassError> {
-        let wanted = self.options.for_op(graph, op).options();
-        if !wanted.is_some_and(|o| o.operators.contains(&rule.operator)) {
-            return Ok(Changed::No);
+fn rewrite(
+    graph: &mut Graph,
+    cx: &mut PassContext<'_>,
+    site: &Site<'_, Activation, Build>,
+) -> Result<Outcome, PassError> {
+    let (op, operator) = (site.op, site.rule.operator);
+    let built = site
+        .found
+        .value(0)
+        .and_then(|x| Some((x, (site.rule.build)(graph, site.found, x)?)));
+    let Some((x, new)) = built else {
+        return Ok(Outcome::Other);
+    };
+    match obstacle(graph, site, x) {
+        None => {}
+        // `x * HardSigmoid(x)` is what this pass itself makes of a HardSwish there.
+        Some(("opset", _)) if site.found.marked(0).is_some() => return Ok(Outcome::Other),
+        // The gate at least is one operator in every opset.
+        Some(("opset", _)) if operator == Activation::HardSwish => {
+            return rewrite_gate(graph, cx, site, x);
         }
-        let Some(found) = Matcher::new(graph, known.opset).at(op, &rule.pat) else {
-            return Ok(Changed::No);
-        };
-        let Some((x, new)) = found
-            .value(0)
-            .and_then(|x| Some((x, (rule.build)(graph, &found, x)?)))
-        else {
-            return Ok(Changed::No);
-        };
-        if let Some((code, message)) = obstacle(graph, known, rule, &found, x) {
-            let is_gate = found.marked(0).is_some();
-            if code == "opset" && is_gate {
-                // What this pass itself makes of a HardSwish there.
-                return Ok(Changed::No);
-            }
-            if code != "opset" || rule.operator != Activation::HardSwish {
-                cx.missed(graph, op, code, message);
-                return Ok(Changed::No);
-            }
-            // The gate at least is one operator in every opset.
-            return self.gate(graph, cx, op, &found, x);
+        Some((code, message)) => {
+            cx.missed(graph, op, code, message);
+            return Ok(Outcome::Refused);
         }
-        let name = format!("{:?}", rule.operator);
-        cx.applied(graph, op, "recovered", format!("recovered {name}"));
-        replace(graph, op, &found, new)?;
-        Ok(Changed::Yes)
     }
-
-    /// `x * clip(x + 3, 0, 6) / 6` as `x * HardSigmoid(x)`.
-    fn gate(
-        &self,
-        graph: &mut Graph,
-        cx: &mut PassContext<'_>,
-        op: OpId,
-        found: &Match,
-        x: ValueId,
-    ) -> Result<Changed, PassError> {
-        let wanted = self.options.for_op(graph, op).options();
-        if !wanted.is_some_and(|o| o.operators.contains(&Activation::HardSigmoid)) {
-            return Ok(Changed::No);
-        }
-        if found.dtype == Some(DType::F64) {
-            let message = "the attributes of HardSigmoid are less precise than double";
-            cx.missed(graph, op, "element-type", message);
-            return Ok(Changed::No);
-        }
-        cx.applied(graph, op, "recovered", "recovered HardSigmoid");
-        let hint = graph
-            .op(op)
-            .output(0)
-            .map_or_else(|| "gate".into(), |v| graph.value(v).name().clone());
-        let inner = hard_sigmoid(x, SIXTH, 0.5).output(format!("{hint}_gate"));
-        let inner = graph.add_op(inner.from(found.ops.iter().copied()))?;
-        let Some(gate) = graph.op(inner).output(0) else {
-            return Ok(Changed::Yes);
-        };
-        replace(graph, op, found, NewOp::new("Mul").input(x).input(gate))?;
-        Ok(Changed::Yes)
-    }
+    cx.applied(graph, op, "recovered", format!("recovered {operator:?}"));
+    replace_match(graph, op, site.found, new)?;
+    Ok(Outcome::Recovered)
 }
 
-/// Why a pattern that is there is not replaced.
+/// `x * clip(x + 3, 0, 6) / 6` as `x * HardSigmoid(x)`.
+fn rewrite_gate(
+    graph: &mut Graph,
+    cx: &mut PassContext<'_>,
+    site: &Site<'_, Activation, Build>,
+    x: ValueId,
+) -> Result<Outcome, PassError> {
+    let (op, found) = (site.op, site.found);
+    if !site.options.operators.contains(&Activation::HardSigmoid) {
+        return Ok(Outcome::Other);
+    }
+    if found.dtype == Some(DType::F64) {
+        let message = "the attributes of HardSigmoid are less precise than double";
+        cx.missed(graph, op, "element-type", message);
+        return Ok(Outcome::Refused);
+    }
+    cx.applied(graph, op, "recovered", "recovered HardSigmoid");
+    let hint = format!("{}_gate", output_name(graph, op));
+    let inner = hard_sigmoid(x, SIXTH, 0.5).output(hint);
+    let inner = graph.add_op(inner.from(found.ops.iter().copied()))?;
+    let mut product = NewOp::new("Mul").input(x);
+    if let Some(gate) = graph.op(inner).output(0) {
+        product = product.input(gate);
+    }
+    replace_match(graph, op, found, product)?;
+    Ok(Outcome::Recovered)
+}
+
+/// Why a pattern that is there is not replaced: a code and a message.
 fn obstacle(
     graph: &Graph,
-    known: &Known,
-    rule: &Rule,
-    found: &Match,
+    site: &Site<'_, Activation, Build>,
     x: ValueId,
 ) -> Option<(&'static str, String)> {
-    let dtype = known.dtype(graph, x).or(found.dtype);
-    let types: &[DType] = match rule.has_float_attribute {
+    let (operator, facts, found) = (site.rule.operator, site.facts, site.found);
+    let dtype = facts.dtype(graph, x).or(found.dtype);
+    let types: &[DType] = match operator.has_float_attribute() {
         true => &[DType::F32, DType::F16],
         false => &[DType::F32, DType::F16, DType::F64],
     };
     if !dtype.is_some_and(|d| types.contains(&d)) {
-        return Some((
-            "element-type",
-            "the element type is not float or float16".to_owned(),
-        ));
+        let message = "the element type is not float or float16";
+        return Some(("element-type", message.to_owned()));
     }
-    if !known.keeps_rank(graph, x, found.scalar_rank) {
-        return Some((
-            "rank",
-            "a constant could broadcast the value to a higher rank".to_owned(),
-        ));
+    if !facts.keeps_rank(graph, x, found.scalar_rank) {
+        let message = "a constant could broadcast the value to a higher rank";
+        return Some(("rank", message.to_owned()));
     }
-    if known.opset < rule.since {
-        let (since, opset) = (rule.since, known.opset);
-        return Some((
-            "opset",
-            format!(
-                "{:?} needs opset {since}, the model has {opset}",
-                rule.operator
-            ),
-        ));
-    }
-    None
-}
-
-/// Replaces the last operator of a match and removes the others.
-pub(crate) fn replace(
-    graph: &mut Graph,
-    root: OpId,
-    found: &Match,
-    new: NewOp,
-) -> Result<(), PassError> {
-    let inner: Vec<OpId> = found.ops.iter().copied().filter(|&op| op != root).collect();
-    graph.replace_op(root, new.from(inner.iter().copied()))?;
-    remove_all(graph, inner)
-}
-
-/// Removes operators that nothing needs any more, consumers before producers.
-pub(crate) fn remove_all(graph: &mut Graph, mut ops: Vec<OpId>) -> Result<(), PassError> {
-    while !ops.is_empty() {
-        let before = ops.len();
-        let mut left = Vec::new();
-        for op in ops {
-            let unused = graph
-                .op(op)
-                .outputs()
-                .iter()
-                .flatten()
-                .all(|&v| graph.value(v).is_unused());
-            if unused {
-                graph.remove_op(op)?;
-            } else {
-                left.push(op);
-            }
-        }
-        // What is still used stays; the matcher has seen to it that this does not happen.
-        if left.len() == before {
-            break;
-        }
-        ops = left;
-    }
-    Ok(())
+    let (since, opset) = (operator.since(), facts.opset);
+    (opset < since).then(|| {
+        let message = format!("{operator:?} needs opset {since}, the model has {opset}");
+        ("opset", message)
+    })
 }
 
 #[cfg(test)]

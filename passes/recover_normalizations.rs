@@ -25,43 +25,40 @@
 //! Sources: J. L. Ba et al., Layer Normalization, 2016; B. Zhang and R. Sennrich, Root Mean
 //! Square Layer Normalization, 2019.
 
-use std::collections::BTreeSet;
-
 use paring_ir::{
-    Changed, DType, Effect, Graph, Model, NewOp, Op, OpId, OptionError, OptionSet, Pass,
-    PassContext, PassError, PassInfo, Tensor, ValueId,
+    Changed, DType, Effect, Graph, Model, NewOp, OpId, OptionError, OptionSet, Pass, PassContext,
+    PassError, PassInfo, Tensor, ValueId,
 };
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use crate::known::{Known, sweep_back};
+use crate::edits::remove_all;
+use crate::facts::Facts;
 use crate::linear::only_consumer;
-use crate::pattern::{
-    Match, Matcher, Pat, add, any, constant_scalar, div, either, marked, mul, sub, unary,
-};
-use crate::recover_activations::remove_all;
+use crate::pattern::{Match, Pat, add, any, constant_scalar, div, either, marked, mul, sub, unary};
+use crate::recover::{Options, Outcome, Recovered, Rule, Site, recover};
 
 /// The pass; see the module's documentation.
 #[derive(Debug)]
 pub struct RecoverNormalizations {
-    options: OptionSet<Options>,
+    options: OptionSet<Options<Normalization>>,
 }
 
 /// A normalization.
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    serde::Serialize,
-    serde::Deserialize,
-    schemars::JsonSchema,
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 #[allow(missing_docs, reason = "the variants are named after the operators")]
 pub enum Normalization {
     LayerNormalization,
     RMSNormalization,
+}
+
+impl Recovered for Normalization {
+    const ALL: &'static [Self] = &[
+        Normalization::LayerNormalization,
+        Normalization::RMSNormalization,
+    ];
 }
 
 impl Normalization {
@@ -73,73 +70,35 @@ impl Normalization {
     }
 }
 
-/// Options of `recover-normalizations`.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct Options {
-    /// The operators to recover. The default is both, since the common engines run them; shorten
-    /// the list for an engine that lacks one.
-    pub operators: BTreeSet<Normalization>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        use Normalization::{LayerNormalization, RMSNormalization};
-        Options {
-            operators: [LayerNormalization, RMSNormalization].into(),
-        }
-    }
-}
-
 impl Pass for RecoverNormalizations {
     const INFO: PassInfo = PassInfo::new(
         "recover-normalizations",
         "Recover LayerNormalization and RMSNormalization from the operators they were written as",
         Effect::Exact,
     );
-    type Options = Options;
+    type Options = Options<Normalization>;
 
-    fn new(options: OptionSet<Options>) -> Result<Self, OptionError> {
+    fn new(options: OptionSet<Options<Normalization>>) -> Result<Self, OptionError> {
         Ok(RecoverNormalizations { options })
     }
 
     fn run(&self, model: &mut Model, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {
-        let patterns = [
-            (Normalization::LayerNormalization, layer_norm()),
-            (Normalization::RMSNormalization, rms_norm()),
-        ];
-        let opset = model.opset();
-        let found = |g: &Graph, op: OpId| {
-            let matcher = Matcher::new(g, opset);
-            is_root(g.op(op)) && patterns.iter().any(|(_, p)| matcher.at(op, p).is_some())
-        };
-        let Some(known) = Known::when(model, cx, found) else {
-            return Ok(Changed::No);
-        };
-        let mut changed = Changed::No;
-        model.edit_graphs(&mut |graph| {
-            sweep_back(graph, cx, |graph, cx, op| {
-                if !is_root(graph.op(op)) {
-                    return Ok(());
-                }
-                for (kind, pattern) in &patterns {
-                    let Some(found) = Matcher::new(graph, opset).at(op, pattern) else {
-                        continue;
-                    };
-                    if self.recover(graph, cx, op, *kind, &found, &known)?.is_yes() {
-                        changed = Changed::Yes;
-                    }
-                    break;
-                }
-                Ok(())
-            })
-        })?;
-        Ok(changed)
+        recover(model, cx, &self.options, &rules(), rewrite)
     }
 }
 
-fn is_root(op: &Op) -> bool {
-    op.is("Div") || op.is("Mul")
+fn rules() -> [Rule<Normalization>; 2] {
+    let rule = |operator, pat| Rule {
+        operator,
+        roots: &["Div", "Mul"],
+        pat,
+        build: (),
+    };
+    // What LayerNormalization is written out as ends with an RMSNormalization.
+    [
+        rule(Normalization::LayerNormalization, layer_norm()),
+        rule(Normalization::RMSNormalization, rms_norm()),
+    ]
 }
 
 const MEAN: usize = 0;
@@ -165,12 +124,12 @@ fn rms_norm() -> Pat {
 }
 
 /// The number of normalized axes, when a `ReduceMean` is over exactly the last ones and keeps them.
-fn last_axes(graph: &Graph, known: &Known, op: OpId, rank: usize) -> Option<usize> {
+fn last_axes(graph: &Graph, facts: &Facts, op: OpId, rank: usize) -> Option<usize> {
     let o = graph.op(op);
     if o.int_or("keepdims", 1) == 0 {
         return None;
     }
-    let mut axes = reduced_axes(graph, op, known.opset)??;
+    let mut axes = reduced_axes(graph, op, facts.opset)??;
     let rank = i64::try_from(rank).ok()?;
     axes.iter_mut().filter(|a| **a < 0).for_each(|a| *a += rank);
     axes.sort_unstable();
@@ -202,59 +161,52 @@ pub(crate) fn reduced_axes(graph: &Graph, op: OpId, opset: i64) -> Option<Option
     }
 }
 
-impl RecoverNormalizations {
-    fn recover(
-        &self,
-        graph: &mut Graph,
-        cx: &mut PassContext<'_>,
-        op: OpId,
-        kind: Normalization,
-        found: &Match,
-        known: &Known,
-    ) -> Result<Changed, PassError> {
-        let wanted = self.options.for_op(graph, op).options();
-        let x = found.value(0);
-        let (Some(x), true) = (x, wanted.is_some_and(|o| o.operators.contains(&kind))) else {
-            return Ok(Changed::No);
-        };
-        let plan = match plan(graph, op, kind, found, known, x) {
-            Ok(plan) => plan,
-            Err((code, message)) => {
-                cx.missed(graph, op, code, message);
-                return Ok(Changed::No);
-            }
-        };
-        cx.applied(graph, op, "recovered", format!("recovered {kind:?}"));
-        let scale = match plan.scale {
-            Some(scale) => place(graph, scale)?,
-            None => {
-                let count = plan.dims.iter().product();
-                let ones = Tensor::from_vec(plan.dims.iter().copied(), vec![1.0f32; count]);
-                let ones = ones.map_err(|e| PassError::Precondition {
-                    found: e.to_string(),
-                    remedy: "leave the operator out".to_owned(),
-                })?;
-                let hint = format!("{}_scale", graph.op_label(plan.root));
-                graph.add_constant(&hint, ones)?
-            }
-        };
-        let axis = -i64::try_from(plan.dims.len()).unwrap_or(1);
-        let mut new = NewOp::new(format!("{kind:?}"))
-            .input(x)
-            .input(scale)
-            .attr("axis", axis)
-            .attr("epsilon", plan.epsilon);
-        if let Some(bias) = plan.bias {
-            new = new.input(place(graph, bias)?);
+fn rewrite(
+    graph: &mut Graph,
+    cx: &mut PassContext<'_>,
+    site: &Site<'_, Normalization>,
+) -> Result<Outcome, PassError> {
+    let (op, kind) = (site.op, site.rule.operator);
+    let Some(x) = site.found.value(0) else {
+        return Ok(Outcome::Other);
+    };
+    let plan = match plan(graph, op, kind, site.found, site.facts, x) {
+        Ok(plan) => plan,
+        Err((code, message)) => {
+            cx.missed(graph, op, code, message);
+            return Ok(Outcome::Refused);
         }
-        // The core stands in both lists.
-        let mut inner = found.ops.clone();
-        inner.extend(plan.tail.iter().filter(|op| !found.ops.contains(op)));
-        inner.retain(|&o| o != plan.root);
-        graph.replace_op(plan.root, new.from(inner.iter().copied()))?;
-        remove_all(graph, inner)?;
-        Ok(Changed::Yes)
+    };
+    cx.applied(graph, op, "recovered", format!("recovered {kind:?}"));
+    let scale = match plan.scale {
+        Some(scale) => place(graph, scale)?,
+        None => {
+            let count = plan.dims.iter().product();
+            let ones = Tensor::from_vec(plan.dims.iter().copied(), vec![1.0f32; count]);
+            let ones = ones.map_err(|e| PassError::Precondition {
+                found: e.to_string(),
+                remedy: "leave the operator out".to_owned(),
+            })?;
+            let hint = format!("{}_scale", graph.op_label(plan.root));
+            graph.add_constant(&hint, ones)?
+        }
+    };
+    let axis = -i64::try_from(plan.dims.len()).unwrap_or(1);
+    let mut new = NewOp::new(format!("{kind:?}"))
+        .input(x)
+        .input(scale)
+        .attr("axis", axis)
+        .attr("epsilon", plan.epsilon);
+    if let Some(bias) = plan.bias {
+        new = new.input(place(graph, bias)?);
     }
+    // The core stands in both lists.
+    let mut inner = site.found.ops.clone();
+    inner.extend(plan.tail.iter().filter(|op| !site.found.ops.contains(op)));
+    inner.retain(|&o| o != plan.root);
+    graph.replace_op(plan.root, new.from(inner.iter().copied()))?;
+    remove_all(graph, inner)?;
+    Ok(Outcome::Recovered)
 }
 
 /// A scale or bias: a value as it is, or a constant under another shape.
@@ -292,11 +244,11 @@ fn plan(
     core: OpId,
     kind: Normalization,
     found: &Match,
-    known: &Known,
+    facts: &Facts,
     x: ValueId,
 ) -> Result<Plan, (&'static str, String)> {
     let refuse = |code, message: &str| Err((code, message.to_owned()));
-    let (since, opset) = (kind.since(), known.opset);
+    let (since, opset) = (kind.since(), facts.opset);
     if opset < since {
         return refuse(
             "opset",
@@ -313,21 +265,21 @@ fn plan(
             "the constant under the root is not a small positive number",
         );
     };
-    let Some(rank) = known.rank(graph, x).filter(|&r| found.scalar_rank <= r) else {
+    let Some(rank) = facts.rank(graph, x).filter(|&r| found.scalar_rank <= r) else {
         return refuse("rank", "the rank of the value is not known");
     };
     let squares = found
         .marked(MEAN_OF_SQUARES)
-        .and_then(|op| last_axes(graph, known, op, rank));
+        .and_then(|op| last_axes(graph, facts, op, rank));
     let means = match found.marked(MEAN) {
-        Some(op) => last_axes(graph, known, op, rank),
+        Some(op) => last_axes(graph, facts, op, rank),
         None => squares,
     };
     let Some(count) = squares.filter(|_| squares == means) else {
         return refuse("axes", "the means are not over the same last axes");
     };
     let dims: Option<Vec<usize>> = (rank - count..rank)
-        .map(|a| known.dim(graph, x, a))
+        .map(|a| facts.dim(graph, x, a))
         .collect();
     let Some(dims) = dims.filter(|d| !d.contains(&0)) else {
         return refuse("unknown-size", "the size of a normalized axis is not known");
@@ -340,19 +292,19 @@ fn plan(
         scale: None,
         bias: None,
     };
-    take_along(graph, known, kind, rank, &mut plan);
+    take_along(graph, facts, kind, rank, &mut plan);
     Ok(plan)
 }
 
 /// Takes the factor and the term after the core along.
-fn take_along(graph: &Graph, known: &Known, kind: Normalization, rank: usize, plan: &mut Plan) {
+fn take_along(graph: &Graph, facts: &Facts, kind: Normalization, rank: usize, plan: &mut Plan) {
     let next = |op: OpId, op_type: &str, dims: &[usize]| {
         let out = graph.op(op).output(0)?;
         let (next, slot) = only_consumer(graph, out)?;
         let o = graph.op(next);
         let other = o.input(1 - slot.min(1))?;
         (o.is(op_type) && other != out).then_some(())?;
-        Some((next, parameter(graph, known, other, dims, rank)?))
+        Some((next, parameter(graph, facts, other, dims, rank)?))
     };
     let Some((product, scale)) = next(plan.root, "Mul", &plan.dims) else {
         return;
@@ -373,17 +325,17 @@ fn take_along(graph: &Graph, known: &Known, kind: Normalization, rank: usize, pl
 /// A value as scale or bias over the normalized axes.
 fn parameter(
     graph: &Graph,
-    known: &Known,
+    facts: &Facts,
     v: ValueId,
     dims: &[usize],
     rank: usize,
 ) -> Option<Parameter> {
     let Some(t) = graph.tensor(v) else {
-        let same = known.rank(graph, v)? == dims.len()
+        let same = facts.rank(graph, v)? == dims.len()
             && dims
                 .iter()
                 .enumerate()
-                .all(|(i, &d)| known.dim(graph, v, i) == Some(d));
+                .all(|(i, &d)| facts.dim(graph, v, i) == Some(d));
         return same.then_some(Parameter::Value(v));
     };
     if t.dims() == dims {

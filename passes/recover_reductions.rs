@@ -22,36 +22,27 @@
 //! not floating point, and steps that something else takes too. `exp(x) / sum(exp(x))` without
 //! the maximum is infinite where `Softmax` is not, so it stays.
 
-use std::collections::BTreeSet;
-
 use paring_ir::{
     Changed, DType, Effect, Graph, Model, NewOp, OpId, OptionError, OptionSet, Pass, PassContext,
     PassError, PassInfo, Tensor, ValueId,
 };
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use crate::known::{Known, sweep_back};
-use crate::pattern::{Match, Matcher, Pat, any, div, either, marked, mul, sub, unary};
-use crate::recover_activations::replace;
+use crate::facts::Facts;
+use crate::pattern::{Match, Pat, any, div, either, marked, mul, sub, unary};
+use crate::recover::{self, Options, Outcome, Recovered, Site, recover, replace_match};
 use crate::recover_normalizations::reduced_axes;
 
 /// The pass; see the module's documentation.
 #[derive(Debug)]
 pub struct RecoverReductions {
-    options: OptionSet<Options>,
+    options: OptionSet<Options<Reduction>>,
 }
 
 /// An operator that reduces.
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    serde::Serialize,
-    serde::Deserialize,
-    schemars::JsonSchema,
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 #[allow(missing_docs, reason = "the variants are named after the operators")]
 pub enum Reduction {
@@ -63,30 +54,15 @@ pub enum Reduction {
     Softmax,
 }
 
-/// Options of `recover-reductions`.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct Options {
-    /// The operators to recover. The default is all of them, since the common engines run them;
-    /// shorten the list for an engine that lacks one.
-    pub operators: BTreeSet<Reduction>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        use Reduction::{LogSoftmax, ReduceL1, ReduceL2, ReduceMean, ReduceSumSquare, Softmax};
-        Options {
-            operators: [
-                LogSoftmax,
-                ReduceL1,
-                ReduceL2,
-                ReduceMean,
-                ReduceSumSquare,
-                Softmax,
-            ]
-            .into(),
-        }
-    }
+impl Recovered for Reduction {
+    const ALL: &'static [Self] = &[
+        Reduction::LogSoftmax,
+        Reduction::ReduceL1,
+        Reduction::ReduceL2,
+        Reduction::ReduceMean,
+        Reduction::ReduceSumSquare,
+        Reduction::Softmax,
+    ];
 }
 
 impl Pass for RecoverReductions {
@@ -95,54 +71,18 @@ impl Pass for RecoverReductions {
         "Recover Softmax, ReduceMean, ReduceL2 and others from the operators they were written as",
         Effect::Exact,
     );
-    type Options = Options;
+    type Options = Options<Reduction>;
 
-    fn new(options: OptionSet<Options>) -> Result<Self, OptionError> {
+    fn new(options: OptionSet<Options<Reduction>>) -> Result<Self, OptionError> {
         Ok(RecoverReductions { options })
     }
 
     fn run(&self, model: &mut Model, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {
-        let rules = rules();
-        let opset = model.opset();
-        let found = |g: &Graph, op: OpId| {
-            let matcher = Matcher::new(g, opset);
-            rules
-                .iter()
-                .any(|r| r.is_root(g, op) && matcher.at(op, &r.pat).is_some())
-        };
-        let Some(known) = Known::when(model, cx, found) else {
-            return Ok(Changed::No);
-        };
-        let mut changed = Changed::No;
-        model.edit_graphs(&mut |graph| {
-            sweep_back(graph, cx, |graph, cx, op| {
-                for rule in &rules {
-                    if rule.is_root(graph, op)
-                        && self.recover(graph, cx, op, rule, &known)?.is_yes()
-                    {
-                        changed = Changed::Yes;
-                        break;
-                    }
-                }
-                Ok(())
-            })
-        })?;
-        Ok(changed)
+        recover(model, cx, &self.options, &rules(), rewrite)
     }
 }
 
-struct Rule {
-    operator: Reduction,
-    roots: &'static [&'static str],
-    pat: Pat,
-}
-
-impl Rule {
-    fn is_root(&self, graph: &Graph, op: OpId) -> bool {
-        let o = graph.op(op);
-        self.roots.iter().any(|t| o.is(t))
-    }
-}
+type Rule = recover::Rule<Reduction>;
 
 const SUM: usize = 0;
 const MAX: usize = 1;
@@ -160,6 +100,7 @@ fn rules() -> Vec<Rule> {
         operator,
         roots,
         pat,
+        build: (),
     };
     vec![
         rule(R::Softmax, &["Div"], div(exp(), sum(exp()))),
@@ -186,66 +127,47 @@ fn rules() -> Vec<Rule> {
 
 type Refused = (&'static str, &'static str);
 
-impl RecoverReductions {
-    fn recover(
-        &self,
-        graph: &mut Graph,
-        cx: &mut PassContext<'_>,
-        op: OpId,
-        rule: &Rule,
-        known: &Known,
-    ) -> Result<Changed, PassError> {
-        let wanted = self.options.for_op(graph, op).options();
-        if !wanted.is_some_and(|o| o.operators.contains(&rule.operator)) {
-            return Ok(Changed::No);
+fn rewrite(
+    graph: &mut Graph,
+    cx: &mut PassContext<'_>,
+    site: &Site<'_, Reduction>,
+) -> Result<Outcome, PassError> {
+    let (op, operator, facts, found) = (site.op, site.rule.operator, site.facts, site.found);
+    let (Some(x), Some(sum)) = (found.value(0), found.marked(SUM)) else {
+        return Ok(Outcome::Other);
+    };
+    let types = [DType::F32, DType::F16, DType::F64];
+    let float = facts.dtype(graph, x).is_some_and(|d| types.contains(&d));
+    let planned = match operator {
+        _ if !float => Err((
+            "element-type",
+            "the element type is not known to be floating point",
+        )),
+        Reduction::Softmax | Reduction::LogSoftmax => {
+            softmax_axis(graph, facts, found, x).map(|axis| {
+                let new = NewOp::new(format!("{operator:?}")).input(x);
+                new.attr("axis", axis)
+            })
         }
-        let Some(found) = Matcher::new(graph, known.opset).at(op, &rule.pat) else {
-            return Ok(Changed::No);
-        };
-        let (Some(x), Some(sum)) = (found.value(0), found.marked(SUM)) else {
-            return Ok(Changed::No);
-        };
-        let types = [DType::F32, DType::F16, DType::F64];
-        let float = known.dtype(graph, x).is_some_and(|d| types.contains(&d));
-        let planned = match rule.operator {
-            _ if !float => Err((
-                "element-type",
-                "the element type is not known to be floating point",
-            )),
-            Reduction::Softmax | Reduction::LogSoftmax => softmax_axis(graph, known, &found, x)
-                .map(|axis| {
-                    NewOp::new(format!("{:?}", rule.operator))
-                        .input(x)
-                        .attr("axis", axis)
-                }),
-            Reduction::ReduceMean => match is_mean(graph, known, op, &found, x) {
-                // A product of a sum with another number is no pattern at all.
-                false => return Ok(Changed::No),
-                true => reduction(graph, rule.operator, x, sum, known),
-            },
-            _ => reduction(graph, rule.operator, x, sum, known),
-        };
-        let new = match planned {
-            Ok(new) => new,
-            Err((code, message)) => {
-                cx.missed(graph, op, code, message);
-                return Ok(Changed::No);
-            }
-        };
-        cx.applied(
-            graph,
-            op,
-            "recovered",
-            format!("recovered {:?}", rule.operator),
-        );
-        let new = with_axes(graph, new, sum, known.opset)?;
-        replace(graph, op, &found, new)?;
-        Ok(Changed::Yes)
-    }
+        // A product of a sum with another number is no pattern at all.
+        Reduction::ReduceMean if !is_mean(graph, facts, op, found, x) => return Ok(Outcome::Other),
+        _ => reduction(graph, operator, x, sum, facts),
+    };
+    let new = match planned {
+        Ok(new) => new,
+        Err((code, message)) => {
+            cx.missed(graph, op, code, message);
+            return Ok(Outcome::Refused);
+        }
+    };
+    cx.applied(graph, op, "recovered", format!("recovered {operator:?}"));
+    let new = with_axes(graph, new, sum, facts.opset)?;
+    replace_match(graph, op, found, new)?;
+    Ok(Outcome::Recovered)
 }
 
 /// The one axis over which both reductions of a softmax go.
-fn softmax_axis(graph: &Graph, known: &Known, found: &Match, x: ValueId) -> Result<i64, Refused> {
+fn softmax_axis(graph: &Graph, facts: &Facts, found: &Match, x: ValueId) -> Result<i64, Refused> {
     let odd = (
         "axes",
         "the maximum and the sum are not over the same one axis",
@@ -253,13 +175,13 @@ fn softmax_axis(graph: &Graph, known: &Known, found: &Match, x: ValueId) -> Resu
     let axis = |mark: usize| {
         let op = found.marked(mark)?;
         let keeps = graph.op(op).int_or("keepdims", 1) != 0;
-        match reduced_axes(graph, op, known.opset)??.as_slice() {
+        match reduced_axes(graph, op, facts.opset)??.as_slice() {
             [axis] if keeps => Some(*axis),
             _ => None,
         }
     };
     let (sum, max) = (axis(SUM).ok_or(odd)?, axis(MAX).ok_or(odd)?);
-    let rank = known.rank(graph, x).and_then(|r| i64::try_from(r).ok());
+    let rank = facts.rank(graph, x).and_then(|r| i64::try_from(r).ok());
     let from_front = |a: i64| match rank {
         Some(r) if a < 0 => a + r,
         _ => a,
@@ -267,7 +189,7 @@ fn softmax_axis(graph: &Graph, known: &Known, found: &Match, x: ValueId) -> Resu
     if from_front(sum) != from_front(max) {
         return Err(odd);
     }
-    if known.opset >= 13 {
+    if facts.opset >= 13 {
         return Ok(sum);
     }
     match rank {
@@ -280,15 +202,15 @@ fn softmax_axis(graph: &Graph, known: &Known, found: &Match, x: ValueId) -> Resu
 }
 
 /// Whether the constant makes a sum a mean.
-fn is_mean(graph: &Graph, known: &Known, root: OpId, found: &Match, x: ValueId) -> bool {
+fn is_mean(graph: &Graph, facts: &Facts, root: OpId, found: &Match, x: ValueId) -> bool {
     let factor = found.value(FACTOR).and_then(|v| graph.tensor(v));
     let Some(factor) = factor.and_then(Tensor::single_f64) else {
         return false;
     };
-    let (Some(rank), Some(sum)) = (known.rank(graph, x), found.marked(SUM)) else {
+    let (Some(rank), Some(sum)) = (facts.rank(graph, x), found.marked(SUM)) else {
         return false;
     };
-    let Some(axes) = reduced_axes(graph, sum, known.opset) else {
+    let Some(axes) = reduced_axes(graph, sum, facts.opset) else {
         return false;
     };
     let mut axes = axes.unwrap_or_else(|| (0..rank as i64).collect());
@@ -301,7 +223,7 @@ fn is_mean(graph: &Graph, known: &Known, root: OpId, found: &Match, x: ValueId) 
     for &axis in &axes {
         let size = usize::try_from(axis)
             .ok()
-            .and_then(|a| known.dim(graph, x, a));
+            .and_then(|a| facts.dim(graph, x, a));
         match size {
             Some(d) if d > 0 => count *= d as f64,
             _ => return false,
@@ -328,15 +250,15 @@ fn reduction(
     operator: Reduction,
     x: ValueId,
     sum: OpId,
-    known: &Known,
+    facts: &Facts,
 ) -> Result<NewOp, Refused> {
     let axes =
-        reduced_axes(graph, sum, known.opset).ok_or(("axes", "the axes are not constant"))?;
+        reduced_axes(graph, sum, facts.opset).ok_or(("axes", "the axes are not constant"))?;
     let keeps = graph.op(sum).int_or("keepdims", 1);
     let mut new = NewOp::new(format!("{operator:?}"))
         .input(x)
         .attr("keepdims", keeps);
-    if let (Some(axes), ..18) = (axes, known.opset) {
+    if let (Some(axes), ..18) = (axes, facts.opset) {
         new = new.attr("axes", axes);
     }
     Ok(new)

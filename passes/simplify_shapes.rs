@@ -34,25 +34,19 @@ use std::collections::HashMap;
 
 use paring_ir::analysis::shapes::SymDim;
 use paring_ir::{
-    Changed, DType, Effect, Graph, Model, NewOp, Op, OpId, OptionError, OptionSet, Pass,
-    PassContext, PassError, PassInfo, Tensor, ValueId,
+    Changed, DType, Effect, Graph, GraphId, Model, NewOp, NoOptions, Op, OpId, OptionError,
+    OptionSet, Pass, PassContext, PassError, PassInfo, Tensor, ValueId,
 };
 
-use crate::shape_facts::{
-    Facts, add_ints, axes_op, axis_from_front, bypass, inserted_axes, is_positive, output_name,
-    replace, reshape_target, sweep,
-};
+use crate::common::visit_ops;
+use crate::edits::{add_ints, axes_op, bypass, output_name, remove_unused, replace};
+use crate::facts::{Facts, axis_from_front, inserted_axes, is_positive, reshape_target};
 
 /// The pass `simplify-shapes`.
 #[derive(Debug)]
 pub struct SimplifyShapes {
-    options: OptionSet<SimplifyShapesOptions>,
+    options: OptionSet<NoOptions>,
 }
-
-/// `simplify-shapes` has no options of its own.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct SimplifyShapesOptions {}
 
 impl Pass for SimplifyShapes {
     const INFO: PassInfo = PassInfo::new(
@@ -60,9 +54,9 @@ impl Pass for SimplifyShapes {
         "Replace shapes computed at run time by constants where symbolic sizes prove them",
         Effect::Exact,
     );
-    type Options = SimplifyShapesOptions;
+    type Options = NoOptions;
 
-    fn new(options: OptionSet<SimplifyShapesOptions>) -> Result<Self, OptionError> {
+    fn new(options: OptionSet<NoOptions>) -> Result<Self, OptionError> {
         Ok(SimplifyShapes { options })
     }
 
@@ -70,30 +64,23 @@ impl Pass for SimplifyShapes {
         let Some(facts) = Facts::when(model, cx, is_candidate) else {
             return Ok(Changed::No);
         };
-        let mut changed = Changed::No;
-        model.edit_graphs(&mut |graph| {
-            let mut seen = Seen::default();
-            for op in graph.topological_order()? {
-                let Some(o) = graph.get_op(op) else { continue };
-                if self.options.for_op(graph, op).is_skip() {
-                    continue;
-                }
-                let done = match &**o.op_type() {
-                    _ if !o.domain().is_empty() => false,
-                    "Reshape" => reshape(graph, &facts, op, cx)?,
-                    "Expand" => expand(graph, &facts, op, cx)?,
-                    "Slice" => slice(graph, &facts, op, cx)?,
-                    "Resize" => resize(graph, &facts, op, cx)?,
-                    _ => false,
-                };
-                changed |= Changed::when(done);
-                if graph.get_op(op).is_some() {
-                    changed |= Changed::when(merge_equal(graph, &facts, op, &mut seen, cx)?);
-                }
+        let mut seen = Seen::default();
+        visit_ops(model, cx, &self.options, |graph, cx, op| {
+            let o = graph.op(op);
+            let done = match &**o.op_type() {
+                _ if !o.domain().is_empty() => false,
+                "Reshape" => reshape(graph, &facts, op, cx)?,
+                "Expand" => expand(graph, &facts, op, cx)?,
+                "Slice" => slice(graph, &facts, op, cx)?,
+                "Resize" => resize(graph, &facts, op, cx)?,
+                _ => false,
+            };
+            let mut changed = Changed::when(done);
+            if graph.get_op(op).is_some() {
+                changed |= Changed::when(merge_equal(graph, &facts, op, &mut seen, cx)?);
             }
-            Ok::<(), PassError>(())
-        })?;
-        Ok(changed)
+            Ok(changed)
+        })
     }
 }
 
@@ -106,7 +93,8 @@ fn shape_slot(op: &Op) -> Option<usize> {
 }
 
 /// A shape that an operator computes.
-fn is_candidate(graph: &Graph, _: OpId, op: &Op) -> bool {
+fn is_candidate(graph: &Graph, op: OpId) -> bool {
+    let op = graph.op(op);
     shape_slot(op).is_some_and(|slot| {
         op.input(slot)
             .is_some_and(|v| is_computed(graph, v) && op.output(0).is_some())
@@ -400,8 +388,8 @@ fn multiple(of: &SymDim, size: &SymDim) -> Option<f32> {
 
 // ---- equal values ----
 
-/// The first value of each element type, shape and contents.
-type Seen = HashMap<(DType, Vec<SymDim>, Vec<SymDim>), ValueId>;
+/// The first value of each graph, element type, shape and contents.
+type Seen = HashMap<(GraphId, DType, Vec<SymDim>, Vec<SymDim>), ValueId>;
 
 /// Lets users of what `op` makes take an earlier value of the same contents.
 fn merge_equal(
@@ -425,7 +413,7 @@ fn merge_equal(
     if exprs.iter().all(|d| d.known().is_some()) {
         return Ok(false);
     }
-    let entry = seen.entry((dtype, dims, exprs)).or_insert(out);
+    let entry = seen.entry((graph.id(), dtype, dims, exprs)).or_insert(out);
     if graph.get_value(*entry).is_none() {
         *entry = out;
     }
@@ -440,7 +428,7 @@ fn merge_equal(
     let message = format!("equal to \"{}\"", graph.value(first).name());
     cx.applied(graph, op, "equal-sizes", message);
     graph.replace_value(out, first)?;
-    sweep(graph, op)?;
+    remove_unused(graph, op)?;
     Ok(true)
 }
 

@@ -36,7 +36,7 @@ use paring_ir::{
 };
 use schemars::JsonSchema;
 
-use crate::shape_facts::{Facts, OLDEST_OPSET};
+use crate::facts::{Facts, OLDEST_OPSET};
 use adapters::{ADAPTERS, Adapter, Refusal, Step};
 
 /// The newest opset that the adapters reach.
@@ -117,7 +117,7 @@ impl Pass for UpgradeOpset {
             return Ok(Changed::Yes);
         }
         // Adapters edit a copy, which shares the tensors: a refusal leaves the model as it was.
-        let Some(facts) = Facts::when(model, cx, |_, _, _| true) else {
+        let Some(facts) = Facts::when(model, cx, |_, _| true) else {
             model.set_opset("", to);
             return Ok(Changed::Yes);
         };

@@ -8,6 +8,7 @@ use paring_ir::analysis::CostOptions;
 use paring_ir::engine::{DataSource, Engine, EngineError};
 use paring_ir::manager::{Manager, Observer, Pipeline, RunError};
 use paring_ir::pass::{NoProgress, Progress};
+use paring_ir::recipe::Bound;
 use paring_ir::report::PassReport;
 use paring_ir::{Dim, Graph, GraphError, Model, OptionError, Registry, ValueType};
 use serde::Serialize;
@@ -19,6 +20,10 @@ use crate::inspect::{Inspection, cost_options, inspect};
 use crate::onnx;
 use crate::pipeline::{Recipe, RecipeError};
 use crate::validate::{CompareOptions, EngineJudge, Latency, TimeOptions, Validation};
+
+/// How a note begins that says why exact passes are not validated at a second size, though the
+/// model leaves sizes open.
+const ONE_SIZE: &str = "exact passes are validated at one size alone";
 
 /// Runs of random inputs that models are compared on when there is no data.
 const RANDOM_RUNS: usize = 4;
@@ -228,7 +233,7 @@ impl<'a> Optimizer<'a> {
         observer: Option<&mut dyn Observer>,
     ) -> Result<Report, OptimizeError> {
         let s = &self.settings;
-        let pipeline = self.recipe.pipeline(self.registry)?;
+        let Bound { pipeline, json } = self.recipe.bind(self.registry)?;
         self.check_stop(&pipeline)?;
         paring_ir::verify::verify(model).map_err(|e| OptimizeError::Invalid(e.to_string()))?;
         let engine = TractEngine::new();
@@ -297,7 +302,7 @@ impl<'a> Optimizer<'a> {
             validation: None,
             unvalidated,
             latency: None,
-            recipe: self.recipe.json.clone(),
+            recipe: json,
             seed: s.seed,
             threads: s.threads,
             written: None,
@@ -371,17 +376,19 @@ impl<'a> Optimizer<'a> {
             None => match RunShapes::settle(&TractEngine::new(), model, &s.shapes) {
                 Ok(shapes) => shapes,
                 // With the user's samples random ones are not needed.
-                Err(DataError::Shape { .. }) if out.user.is_some() && s.shapes.is_empty() => {
+                Err(e @ DataError::Shape { .. }) if out.user.is_some() && s.shapes.is_empty() => {
+                    notes.push(format!("{ONE_SIZE}, that of the samples: {e}"));
                     return Ok(out);
                 }
                 Err(e) => return Err(e.into()),
             },
         };
-        let sizes = if pipeline.is_lossy() && out.user.is_some() {
-            Vec::new()
-        } else {
-            resolved.two_sizes()
-        };
+        let mut sizes = resolved.two_sizes();
+        if !s.validate || !pipeline.has_exact() {
+            sizes.truncate(1);
+        } else if sizes.len() < 2 && has_open_inputs(model) {
+            notes.push(format!("{ONE_SIZE}, as no other is left open"));
+        }
         if out.user.is_none() {
             notes.extend(resolved.notes.iter().cloned());
         }
@@ -466,7 +473,10 @@ impl<'a> Optimizer<'a> {
     ) -> Result<(), OptimizeError> {
         if self.settings.validate {
             report.validation = Some(judge.validation(original, model)?);
-            report.notes.extend(judge.notes().iter().cloned());
+            // The first source is the one that is scored on, so what is left out is another size.
+            let left_out = judge.notes().iter();
+            let notes = left_out.map(|note| format!("{ONE_SIZE}: {note}"));
+            report.notes.extend(notes);
         }
         if self.settings.time {
             report.latency = Some(judge.latency(original, model)?);
@@ -487,6 +497,16 @@ impl Sources<'_> {
             .chain(self.random.iter().map(|r| r as &dyn DataSource))
             .collect()
     }
+}
+
+/// Whether the model leaves a size of an input open.
+fn has_open_inputs(model: &Model) -> bool {
+    let graph = &model.graph;
+    let mut inputs = graph.inputs().iter().map(|&v| graph.value(v));
+    inputs.any(|v| {
+        let shape = v.declared_type().and_then(|t| t.shape());
+        shape.is_some_and(|s| s.iter().any(|d| !matches!(d, Dim::Value(n) if *n >= 0)))
+    })
 }
 
 /// Writes the sizes that the user gave into the declared types: whole shapes into those of the

@@ -137,12 +137,16 @@ pub fn restore(model: &mut Model) -> Result<Option<String>, GraphError> {
         )));
     }
     let mut budget = MOST_INDICES;
-    let graph = &mut model.graph;
+    model.edit_graphs(&mut |graph| restore_graph(graph, &record, &mut budget))?;
+    Ok(None)
+}
+
+fn restore_graph(graph: &mut Graph, record: &Record, budget: &mut usize) -> Result<(), GraphError> {
     let ops: Vec<_> = graph.ops().collect();
     for op in ops {
         let label = graph.op_label(op);
         if let Some(origin) = record.operators.get(&label) {
-            let origin = decode(&record.passes, origin, &label, &mut budget);
+            let origin = decode(&record.passes, origin, &label, budget);
             graph.restore_op_provenance(op, origin)?;
         }
     }
@@ -150,11 +154,11 @@ pub fn restore(model: &mut Model) -> Result<Option<String>, GraphError> {
     for v in tensors {
         let name = graph.value(v).name().clone();
         if let Some(origin) = record.tensors.get(&name) {
-            let origin = decode(&record.passes, origin, &name, &mut budget);
+            let origin = decode(&record.passes, origin, &name, budget);
             graph.restore_value_provenance(v, origin)?;
         }
     }
-    Ok(None)
+    Ok(())
 }
 
 fn decode(passes: &[Name], origin: &Origin, own: &Name, budget: &mut usize) -> Arc<Provenance> {

@@ -35,7 +35,7 @@ pub use op::{NewOp, NewOutput, Op};
 pub use pass::{Changed, Effect, Pass, PassContext, PassError, PassInfo, Remark};
 pub use provenance::{Kept, Provenance};
 pub use registry::Registry;
-pub use select::{OptionError, OptionSet, Setting};
+pub use select::{NoOptions, OptionError, OptionSet, Setting};
 pub use tensor::{DType, Dims, Element, SparseTensor, Storage, Tensor, TensorError, TensorExtra};
 pub use value::{Constant, Dim, InfoList, Name, Shape, Spelling, Use, Value, ValueType};
 

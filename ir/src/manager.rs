@@ -15,7 +15,9 @@ use serde_json::{Map, Value as Json};
 use crate::analysis::{AnalysisCache, CostOptions, Costs, Shapes, shapes};
 use crate::engine::{DataSource, Engine, EngineError};
 use crate::model::Model;
-use crate::pass::{Changed, Effect, NoProgress, PassContext, PassError, Progress, Remarks};
+use crate::pass::{
+    Changed, Effect, NoProgress, PassContext, PassError, PassInfo, Progress, Remarks,
+};
 use crate::registry::{ReadyPass, Registry};
 use crate::report::{Accept, Breach, Counts, Difference, PassReport};
 use crate::select::OptionError;
@@ -98,6 +100,12 @@ impl Pipeline {
         let limits = self.steps().map(|s| &s.accept);
         let mut limits = limits.chain([&self.accept]);
         limits.any(|a| a.max_accuracy_drop.is_some())
+    }
+
+    /// Whether an exact pass runs, be it that another wants it to run first.
+    pub fn has_exact(&self) -> bool {
+        let is_exact = |info: PassInfo| info.effect == Effect::Exact || !info.runs_first.is_empty();
+        self.steps().any(|s| is_exact(s.pass.info()))
     }
 
     /// Whether there are limits, on the whole or on a pass.
@@ -390,7 +398,7 @@ impl<'a> Manager<'a> {
             .map_err(|e| failed(info.name, e))?;
         let mut report = self.report(model, step, round, required_by);
         let started = Instant::now();
-        let changed = self.execute(model, step, &mut report.remarks, run)?;
+        let changed = self.execute(model, step, &mut report, run)?;
         report.seconds = started.elapsed().as_secs_f64();
         report.changed = changed.is_yes();
         run.done
@@ -454,7 +462,7 @@ impl<'a> Manager<'a> {
         &mut self,
         model: &mut Model,
         step: &Step,
-        remarks: &mut Remarks,
+        report: &mut PassReport,
         run: &Run<'_>,
     ) -> Result<Changed, RunError> {
         let name = step.pass.info().name;
@@ -468,7 +476,8 @@ impl<'a> Manager<'a> {
         cx.seed = self.seed;
         cx.threads = self.threads;
         let result = catch_unwind(AssertUnwindSafe(|| step.pass.run(model, &mut cx)));
-        *remarks = std::mem::take(&mut cx.remarks);
+        report.remarks = std::mem::take(&mut cx.remarks);
+        report.notes.append(&mut cx.notes);
         model.set_author(None);
         let bug = |reason: String| {
             let mut steps = run.steps();
@@ -621,9 +630,9 @@ impl<'a> Manager<'a> {
         let mut model = anchor.clone();
         for (p, _) in passes {
             let run = Run::default();
-            let mut remarks = Remarks::default();
+            let mut report = self.report(&model, p.step(), None, None);
             if self
-                .execute(&mut model, p.step(), &mut remarks, &run)
+                .execute(&mut model, p.step(), &mut report, &run)
                 .is_err()
             {
                 return true;

@@ -3,22 +3,18 @@
 //! A pass is a type with options, a constant [`PassInfo`] and a method that edits a model:
 //!
 //! ```
-//! use paring_ir::{Changed, Effect, Model, NewOp, OptionError, OptionSet, Pass, PassContext, PassError, PassInfo, Setting};
+//! use paring_ir::{Changed, Effect, Model, NewOp, NoOptions, OptionError, OptionSet, Pass, PassContext, PassError, PassInfo};
 //!
 //! /// Replaces `Neg(Neg(x))` by `x`.
 //! struct CancelNegations {
-//!     options: OptionSet<Options>,
+//!     options: OptionSet<NoOptions>,
 //! }
-//!
-//! #[derive(Clone, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-//! #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-//! struct Options {}
 //!
 //! impl Pass for CancelNegations {
 //!     const INFO: PassInfo = PassInfo::new("cancel-negations", "Remove pairs of Neg", Effect::Exact);
-//!     type Options = Options;
+//!     type Options = NoOptions;
 //!
-//!     fn new(options: OptionSet<Options>) -> Result<Self, OptionError> {
+//!     fn new(options: OptionSet<NoOptions>) -> Result<Self, OptionError> {
 //!         Ok(CancelNegations { options })
 //!     }
 //!
@@ -286,6 +282,8 @@ pub struct PassContext<'a> {
     pub threads: usize,
     /// What the pass says about operators.
     pub remarks: Remarks,
+    /// What the pass says about the model as a whole.
+    pub notes: Vec<String>,
     cancel: &'a AtomicBool,
     progress: &'a dyn Progress,
 }
@@ -310,6 +308,7 @@ impl<'a> PassContext<'a> {
             seed: 0,
             threads: 1,
             remarks: Remarks::default(),
+            notes: Vec::new(),
             cancel: &NEVER,
             progress: &NoProgress,
         }
@@ -354,6 +353,11 @@ impl<'a> PassContext<'a> {
     /// Says that a rewrite of an operator was looked at and not made, and why.
     pub fn missed(&mut self, graph: &Graph, op: OpId, code: &str, message: impl Into<String>) {
         self.remark(RemarkKind::Missed, graph, op, code, message.into());
+    }
+
+    /// Says something about the model as a whole that the user should know.
+    pub fn note(&mut self, text: impl Into<String>) {
+        self.notes.push(text.into());
     }
 
     fn remark(&mut self, kind: RemarkKind, graph: &Graph, op: OpId, code: &str, message: String) {

@@ -3,7 +3,7 @@
 //! ```yaml
 //! description: Half the weights away
 //! passes:
-//!   - fold-constants
+//!   - recipe: clean
 //!   - repeat:
 //!       max: 4
 //!       passes: [eliminate-identities, eliminate-dead-code]
@@ -13,6 +13,10 @@
 //! accept:
 //!   max-accuracy-drop: 1.0
 //! ```
+//!
+//! `recipe: NAME` stands for the steps of another recipe of the registry. Limits on the whole of
+//! that recipe hold for the whole of the one that includes it, unless it sets the same limit
+//! itself.
 //!
 //! This module reads the parsed form (JSON), so it works for any syntax; the facade crate
 //! parses YAML.
@@ -27,69 +31,204 @@ use crate::select::{OptionError, check_keys, nearest};
 /// The most rounds of a group that repeats, where the recipe doesn't say.
 pub const DEFAULT_ROUNDS: usize = 8;
 
-/// Makes the pipeline that a recipe describes.
-pub fn from_json(recipe: &Json, registry: &Registry) -> Result<Pipeline, OptionError> {
-    let Json::Object(map) = recipe else {
-        return Err(invalid("recipe", "expected a map with the key passes"));
-    };
-    known_keys("recipe", map, &["description", "passes", "accept"])?;
-    if map.get("description").is_some_and(|d| !d.is_string()) {
-        return Err(invalid("description", "expected text"));
-    }
-    let Some(Json::Array(steps)) = map.get("passes") else {
-        return Err(invalid("passes", "expected a list of passes"));
-    };
-    let mut pipeline = Pipeline::new();
-    for (i, step) in steps.iter().enumerate() {
-        pipeline
-            .items
-            .push(item(&format!("passes[{i}]"), step, registry)?);
-    }
-    if let Some(limits) = map.get("accept") {
-        pipeline.accept = accept("accept", limits)?;
-    }
-    Ok(pipeline)
+/// Reads the text of a registry's recipe; the error says what is wrong with it.
+pub type ReadText<'a> = &'a dyn Fn(&str) -> Result<Json, OptionError>;
+
+/// A recipe that is bound to the passes of a registry.
+#[derive(Debug)]
+pub struct Bound {
+    /// What runs.
+    pub pipeline: Pipeline,
+    /// The recipe with the steps of included recipes written out.
+    pub json: Json,
 }
 
-/// Makes one step, whose place `path` names for messages: `name`, `{name: {option: value}}` or `{repeat: {max, passes}}`.
-pub fn item(path: &str, step: &Json, registry: &Registry) -> Result<Item, OptionError> {
-    let (name, options) = name_and_options(path, step)?;
-    if name != "repeat" {
-        return Ok(Item::Pass(pass(path, name, options, registry)?));
-    }
-    known_keys(&format!("{path}.repeat"), &options, &["max", "passes"])?;
-    let max = match options.get("max") {
-        None => DEFAULT_ROUNDS,
-        Some(n) => n
-            .as_u64()
-            .filter(|n| (1..=1000).contains(n))
-            .and_then(|n| usize::try_from(n).ok())
-            .ok_or_else(|| {
-                invalid(
-                    format!("{path}.repeat.max"),
-                    "expected a number from 1 to 1000",
-                )
-            })?,
+/// Makes the pipeline that a recipe describes. `read` reads the recipes that it includes.
+pub fn from_json(
+    recipe: &Json,
+    registry: &Registry,
+    read: ReadText<'_>,
+) -> Result<Bound, OptionError> {
+    let mut binder = Binder {
+        registry,
+        read,
+        open: Vec::new(),
+        in_group: false,
     };
-    let Some(Json::Array(inner)) = options.get("passes") else {
-        return Err(invalid(
-            format!("{path}.repeat.passes"),
-            "expected a list of passes",
-        ));
-    };
-    let mut steps = Vec::new();
-    for (i, step) in inner.iter().enumerate() {
-        let path = format!("{path}.repeat.passes[{i}]");
-        let (name, options) = name_and_options(&path, step)?;
-        if name == "repeat" {
-            return Err(invalid(
-                path,
-                "a group that repeats can't stand in another one",
-            ));
+    let steps = binder.recipe(recipe)?;
+    let mut json = recipe.clone();
+    if let Some(map) = json.as_object_mut() {
+        map.insert("passes".into(), Json::Array(steps.json));
+        if limits(map)? != steps.accept {
+            let all = serde_json::to_value(&steps.accept);
+            map.insert(
+                "accept".into(),
+                all.map_err(|e| invalid("accept", e.to_string()))?,
+            );
         }
-        steps.push(pass(&path, name, options, registry)?);
     }
-    Ok(Item::Repeat { max, steps })
+    let mut pipeline = Pipeline::new();
+    pipeline.items = steps.items;
+    pipeline.accept = steps.accept;
+    Ok(Bound { pipeline, json })
+}
+
+/// What a list of steps comes to.
+#[derive(Default)]
+struct Steps {
+    items: Vec<Item>,
+    /// The same as data, without includes.
+    json: Vec<Json>,
+    accept: Accept,
+}
+
+impl Steps {
+    fn push(&mut self, item: Item, json: &Json) {
+        self.items.push(item);
+        self.json.push(json.clone());
+    }
+
+    /// Takes the steps of an included recipe; of its limits those that are not set yet.
+    fn extend(&mut self, included: Steps) {
+        self.items.extend(included.items);
+        self.json.extend(included.json);
+        self.accept.fill(&included.accept);
+    }
+}
+
+struct Binder<'a> {
+    registry: &'a Registry,
+    read: ReadText<'a>,
+    /// The recipes that are being included, outermost first.
+    open: Vec<String>,
+    /// Whether the steps stand in a group that repeats.
+    in_group: bool,
+}
+
+impl Binder<'_> {
+    fn recipe(&mut self, recipe: &Json) -> Result<Steps, OptionError> {
+        let Json::Object(map) = recipe else {
+            return Err(invalid("recipe", "expected a map with the key passes"));
+        };
+        known_keys("recipe", map, &["description", "passes", "accept"])?;
+        if map.get("description").is_some_and(|d| !d.is_string()) {
+            return Err(invalid("description", "expected text"));
+        }
+        let Some(Json::Array(list)) = map.get("passes") else {
+            return Err(invalid("passes", "expected a list of passes"));
+        };
+        let mut steps = Steps {
+            accept: limits(map)?,
+            ..Steps::default()
+        };
+        for (i, step) in list.iter().enumerate() {
+            self.step(&format!("passes[{i}]"), step, &mut steps)?;
+        }
+        Ok(steps)
+    }
+
+    /// One step, whose place `path` names for messages: `name`, `{name: {option: value}}`,
+    /// `{repeat: {max, passes}}` or `{recipe: name}`.
+    fn step(&mut self, path: &str, step: &Json, steps: &mut Steps) -> Result<(), OptionError> {
+        if let Some(name) = included(path, step)? {
+            steps.extend(self.include(path, name)?);
+            return Ok(());
+        }
+        let (name, options) = name_and_options(path, step)?;
+        if name != "repeat" {
+            let pass = pass(path, name, options, self.registry)?;
+            steps.push(Item::Pass(pass), step);
+            return Ok(());
+        }
+        if self.in_group {
+            let reason = "a group that repeats can't stand in another one";
+            return Err(invalid(path, reason));
+        }
+        let path = format!("{path}.repeat");
+        known_keys(&path, &options, &["max", "passes"])?;
+        let max = rounds(&path, options.get("max"))?;
+        let Some(Json::Array(list)) = options.get("passes") else {
+            return Err(invalid(
+                format!("{path}.passes"),
+                "expected a list of passes",
+            ));
+        };
+        let mut inner = Steps::default();
+        self.in_group = true;
+        for (i, step) in list.iter().enumerate() {
+            self.step(&format!("{path}.passes[{i}]"), step, &mut inner)?;
+        }
+        self.in_group = false;
+        let mut group = options.clone();
+        group.insert("passes".into(), Json::Array(inner.json));
+        let passes = inner.items.into_iter().filter_map(|item| match item {
+            Item::Pass(step) => Some(step),
+            Item::Repeat { .. } => None,
+        });
+        let item = Item::Repeat {
+            max,
+            steps: passes.collect(),
+        };
+        steps.push(item, &json!({ "repeat": group }));
+        steps.accept.fill(&inner.accept);
+        Ok(())
+    }
+
+    /// The steps of a recipe of the registry.
+    fn include(&mut self, path: &str, name: &str) -> Result<Steps, OptionError> {
+        let path = format!("{path}.recipe");
+        let Some(text) = self.registry.recipe(name) else {
+            let known: Vec<&str> = self.registry.recipes().iter().map(|(n, _)| *n).collect();
+            let hint = match nearest(name, known.iter().copied()) {
+                Some(n) => format!("did you mean \"{n}\"?"),
+                None => format!("known are {}", known.join(", ")),
+            };
+            let reason = format!("there is no ready-made recipe \"{name}\"; {hint}");
+            return Err(invalid(path, reason));
+        };
+        if self.open.iter().any(|n| n == name) {
+            let way = self.open.join(" includes ");
+            let reason = format!("{way} includes {name}, which goes round in a circle");
+            return Err(invalid(path, reason));
+        }
+        self.open.push(name.to_owned());
+        let place = format!("{path}({name})");
+        let steps = (self.read)(text)
+            .and_then(|json| self.recipe(&json))
+            .map_err(|e| e.within(&place))?;
+        self.open.pop();
+        Ok(steps)
+    }
+}
+
+/// The name of the recipe that a step includes.
+fn included<'a>(path: &str, step: &'a Json) -> Result<Option<&'a str>, OptionError> {
+    let map = step.as_object().filter(|m| m.len() == 1);
+    match map.and_then(|m| m.get("recipe")) {
+        None => Ok(None),
+        Some(Json::String(name)) => Ok(Some(name)),
+        Some(_) => Err(invalid(
+            format!("{path}.recipe"),
+            "expected the name of a ready-made recipe",
+        )),
+    }
+}
+
+fn rounds(path: &str, max: Option<&Json>) -> Result<usize, OptionError> {
+    let Some(max) = max else {
+        return Ok(DEFAULT_ROUNDS);
+    };
+    max.as_u64()
+        .filter(|n| (1..=1000).contains(n))
+        .and_then(|n| usize::try_from(n).ok())
+        .ok_or_else(|| invalid(format!("{path}.max"), "expected a number from 1 to 1000"))
+}
+
+/// The limits on the whole of a recipe.
+fn limits(recipe: &Map<String, Json>) -> Result<Accept, OptionError> {
+    recipe
+        .get("accept")
+        .map_or_else(|| Ok(Accept::default()), |l| accept("accept", l))
 }
 
 /// Makes a pass with its limits from a map of its options, which may hold `accept`.
@@ -210,7 +349,17 @@ pub fn json_schema(registry: &Registry) -> Json {
     let mut pass = vec![json!({ "enum": names })];
     pass.extend(forms);
     defs.insert("pass".into(), json!({ "anyOf": pass }));
-    let list = json!({ "type": "array", "items": { "$ref": "#/$defs/pass" } });
+    let recipes: Vec<&str> = registry.recipes().iter().map(|(n, _)| *n).collect();
+    let include = json!({
+        "type": "object",
+        "description": "The steps of a ready-made recipe",
+        "properties": { "recipe": { "enum": recipes } },
+        "required": ["recipe"],
+        "additionalProperties": false,
+    });
+    defs.insert("include".into(), include);
+    let in_group = json!([{ "$ref": "#/$defs/pass" }, { "$ref": "#/$defs/include" }]);
+    let list = json!({ "type": "array", "items": { "anyOf": in_group } });
     let repeat = json!({
         "type": "object",
         "properties": { "repeat": {
@@ -228,7 +377,7 @@ pub fn json_schema(registry: &Registry) -> Json {
         "type": "object",
         "properties": {
             "description": { "type": "string" },
-            "passes": { "type": "array", "items": { "anyOf": [{ "$ref": "#/$defs/pass" }, repeat] } },
+            "passes": { "type": "array", "items": { "anyOf": [{ "$ref": "#/$defs/pass" }, { "$ref": "#/$defs/include" }, repeat] } },
             "accept": { "$ref": "#/$defs/accept" },
         },
         "required": ["passes"],

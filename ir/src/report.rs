@@ -71,6 +71,15 @@ impl Accept {
         *self == Accept::default()
     }
 
+    /// Takes the limits of another that are not set here.
+    pub fn fill(&mut self, other: &Accept) {
+        self.min_sqnr_db = self.min_sqnr_db.or(other.min_sqnr_db);
+        self.min_cosine = self.min_cosine.or(other.min_cosine);
+        self.max_accuracy_drop = self.max_accuracy_drop.or(other.max_accuracy_drop);
+        self.max_latency_ratio = self.max_latency_ratio.or(other.max_latency_ratio);
+        self.max_size_ratio = self.max_size_ratio.or(other.max_size_ratio);
+    }
+
     /// Whether a limit is about outputs.
     pub fn needs_outputs(&self) -> bool {
         self.min_sqnr_db.is_some() || self.min_cosine.is_some() || self.max_accuracy_drop.is_some()

@@ -121,6 +121,11 @@ impl<'a, T> Setting<'a, T> {
     }
 }
 
+/// The options of a pass that has none of its own: only which operators it leaves out can be set.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NoOptions {}
+
 #[derive(Debug, Clone)]
 struct NameRule<T> {
     glob: GlobMatcher,
@@ -389,7 +394,7 @@ pub fn check_keys(
         Json::Object(map) => {
             let Some(properties) = object_shape(shape, root).and_then(|s| s.get("properties"))
             else {
-                return Ok(());
+                return check_empty(path, map, shape, reserved);
             };
             let known = properties
                 .as_object()
@@ -423,6 +428,25 @@ pub fn check_keys(
         }
         Json::Number(_) => check_range(path, value, shape),
         _ => Ok(()),
+    }
+}
+
+/// Refuses the keys of a map whose schema has none.
+fn check_empty(
+    path: &str,
+    map: &Map<String, Json>,
+    shape: &Json,
+    reserved: &[&str],
+) -> Result<(), OptionError> {
+    let closed = shape.get("additionalProperties") == Some(&Json::Bool(false));
+    match map.keys().next().filter(|_| closed) {
+        None => Ok(()),
+        Some(key) => Err(OptionError::UnknownKey {
+            path: path.to_owned(),
+            key: key.clone(),
+            nearest: nearest(key, reserved.iter().copied()),
+            known: Vec::new(),
+        }),
     }
 }
 

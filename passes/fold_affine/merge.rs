@@ -4,7 +4,7 @@ use paring_ir::{Changed, Graph, NewOp, OpId, PassContext, PassError, Tensor, Val
 
 use super::Run;
 use crate::affine::{data_operand, ends_fused_pattern};
-use crate::linear::{Refusal, narrowed, only_consumer, smallest_normal};
+use crate::linear::{Refusal, narrowed, only_consumer, or_missed, smallest_normal};
 
 /// An operator as a function of its data operand.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -166,12 +166,8 @@ impl Run<'_> {
         let (Some(s), Some(t)) = (graph.tensor(a), graph.tensor(b)) else {
             return Ok(Changed::No);
         };
-        let tensor = match combine(s, t, merged, f) {
-            Ok(tensor) => tensor,
-            Err(why) => {
-                cx.missed(graph, op, why.code, &*why.message);
-                return Ok(Changed::No);
-            }
+        let Some(tensor) = or_missed(combine(s, t, merged, f), graph, cx, op) else {
+            return Ok(Changed::No);
         };
         let label = graph.op_label(before);
         cx.applied(

@@ -30,32 +30,17 @@ use paring_ir::{
 };
 
 use crate::affine::{Step, bypass, chain_after, chain_before, composed, data_operand};
-use crate::known::{Known, sweep};
+use crate::common::visit_graph;
+use crate::facts::Facts;
 use crate::linear::{
-    Affine, DEFAULT_MAX_COPY, Fold, Kind, Linear, Place, Refusal, Shared, fold_after, rounded, zip,
+    Affine, DEFAULT_MAX_COPY, Fold, FoldOptions, Kind, Linear, Place, Refusal, Shared, fold_after,
+    or_missed, rounded, zip,
 };
 
 /// The pass; see the module's documentation.
 #[derive(Debug)]
 pub struct FoldAffine {
-    options: OptionSet<Options>,
-}
-
-/// Options of `fold-affine`.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct Options {
-    /// The largest weight, in bytes, that is copied because other operators share it. The default
-    /// of 1 MiB keeps a fold from growing a model noticeably.
-    pub max_copy: u64,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Options {
-            max_copy: DEFAULT_MAX_COPY,
-        }
-    }
+    options: OptionSet<FoldOptions>,
 }
 
 impl Pass for FoldAffine {
@@ -64,35 +49,29 @@ impl Pass for FoldAffine {
         "Fold constant factors and terms into weights, biases and each other",
         Effect::Exact,
     );
-    type Options = Options;
+    type Options = FoldOptions;
 
-    fn new(options: OptionSet<Options>) -> Result<Self, OptionError> {
+    fn new(options: OptionSet<FoldOptions>) -> Result<Self, OptionError> {
         Ok(FoldAffine { options })
     }
 
     fn run(&self, model: &mut Model, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {
-        let Some(known) = Known::when(model, cx, |g, op| data_operand(g, op).is_some()) else {
+        let Some(facts) = Facts::when(model, cx, |g, op| data_operand(g, op).is_some()) else {
             return Ok(Changed::No);
         };
         let mut changed = Changed::No;
         model.edit_graphs(&mut |graph| {
             let mut run = Run {
                 pass: self,
-                known: &known,
+                facts: &facts,
                 shared: Shared::default(),
             };
-            sweep(graph, cx, |graph, cx, op| {
-                changed |= run.fold_beside(graph, cx, op)?;
-                Ok(())
+            changed |= visit_graph(graph, cx, |graph, cx, op| run.fold_beside(graph, cx, op))?;
+            changed |= visit_graph(graph, cx, |graph, cx, op| run.move_scalar(graph, cx, op))?;
+            changed |= visit_graph(graph, cx, |graph, cx, op| {
+                run.merge_constants(graph, cx, op)
             })?;
-            sweep(graph, cx, |graph, cx, op| {
-                changed |= run.move_scalar(graph, cx, op)?;
-                Ok(())
-            })?;
-            sweep(graph, cx, |graph, cx, op| {
-                changed |= run.merge_constants(graph, cx, op)?;
-                Ok(())
-            })
+            Ok::<(), PassError>(())
         })?;
         Ok(changed)
     }
@@ -100,12 +79,12 @@ impl Pass for FoldAffine {
 
 struct Run<'a> {
     pass: &'a FoldAffine,
-    known: &'a Known,
+    facts: &'a Facts,
     shared: Shared,
 }
 
 impl Run<'_> {
-    fn options(&self, graph: &Graph, op: OpId) -> Option<&Options> {
+    fn options(&self, graph: &Graph, op: OpId) -> Option<&FoldOptions> {
         self.pass.options.for_op(graph, op).options()
     }
 
@@ -131,12 +110,12 @@ impl Run<'_> {
         let Some(Ok(linear)) = Linear::of(graph, op) else {
             return Ok(Changed::No);
         };
-        let chain = chain_after(graph, &linear, self.known);
+        let chain = chain_after(graph, &linear, self.facts);
         let mut changed = self.after(graph, cx, &linear, self.allowed(graph, &chain.steps))?;
         let Some(Ok(linear)) = Linear::of(graph, op) else {
             return Ok(changed);
         };
-        let chain = chain_before(graph, &linear, self.known);
+        let chain = chain_before(graph, &linear, self.facts);
         changed |= self.before(graph, cx, &linear, self.allowed(graph, &chain.steps))?;
         Ok(changed)
     }
@@ -154,12 +133,13 @@ impl Run<'_> {
         let Some(first) = steps.first().filter(|_| steps.len() > kept) else {
             return Ok(Changed::No);
         };
-        let fold = match Fold::after(graph, linear, &map, self.max_copy(graph, first.op)) {
-            Ok(fold) => fold,
-            Err(why) => {
-                cx.missed(graph, first.op, why.code, &*why.message);
-                return Ok(Changed::No);
-            }
+        let Some(fold) = or_missed(
+            Fold::after(graph, linear, &map, self.max_copy(graph, first.op)),
+            graph,
+            cx,
+            first.op,
+        ) else {
+            return Ok(Changed::No);
         };
         let label = graph.op_label(linear.op);
         for step in steps {
@@ -212,12 +192,13 @@ impl Run<'_> {
         let Some(first) = steps.first() else {
             return Ok(Changed::No);
         };
-        let fold = match Fold::before(graph, linear, &map, self.max_copy(graph, first.op)) {
-            Ok(fold) => fold,
-            Err(why) => {
-                cx.missed(graph, first.op, why.code, &*why.message);
-                return Ok(Changed::No);
-            }
+        let Some(fold) = or_missed(
+            Fold::before(graph, linear, &map, self.max_copy(graph, first.op)),
+            graph,
+            cx,
+            first.op,
+        ) else {
+            return Ok(Changed::No);
         };
         let label = graph.op_label(linear.op);
         for step in steps {
@@ -243,12 +224,8 @@ impl Run<'_> {
             return Ok(Changed::No);
         };
         let planned = self.plan_shift(graph, linear, &map, nearest.op);
-        let (fold, term) = match planned {
-            Ok(planned) => planned,
-            Err(why) => {
-                cx.missed(graph, nearest.op, why.code, &*why.message);
-                return Ok(Changed::No);
-            }
+        let Some((fold, term)) = or_missed(planned, graph, cx, nearest.op) else {
+            return Ok(Changed::No);
         };
         let Some(x) = data_operand(graph, farthest.op) else {
             return Ok(Changed::No);

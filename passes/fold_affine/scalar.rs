@@ -4,7 +4,7 @@ use paring_ir::{Changed, DType, Graph, OpId, PassContext, PassError, Tensor, Val
 
 use super::Run;
 use crate::affine::{data_operand, ends_fused_pattern};
-use crate::linear::{Refusal, check_copy, only_consumer, replace_constant, rounded};
+use crate::linear::{Refusal, check_copy, only_consumer, or_missed, replace_constant, rounded};
 
 /// How many operators a factor may pass on its way.
 const FARTHEST: usize = 16;
@@ -146,7 +146,7 @@ impl Run<'_> {
             return Ok(Changed::No);
         };
         let sensible = (1.0 / LARGEST..=LARGEST).contains(&factor.abs());
-        if !sensible || !self.known.keeps_rank(graph, x, rank) || ends_fused_pattern(graph, op) {
+        if !sensible || !self.facts.keeps_rank(graph, x, rank) || ends_fused_pattern(graph, op) {
             return Ok(Changed::No);
         }
         let back = behind(graph, x, FARTHEST);
@@ -154,12 +154,13 @@ impl Run<'_> {
         let Some(targets) = back.or_else(|| ahead(graph, out)) else {
             return Ok(Changed::No);
         };
-        let new = match scaled_all(graph, &targets, factor, options.max_copy) {
-            Ok(new) => new,
-            Err(why) => {
-                cx.missed(graph, op, why.code, &*why.message);
-                return Ok(Changed::No);
-            }
+        let Some(new) = or_missed(
+            scaled_all(graph, &targets, factor, options.max_copy),
+            graph,
+            cx,
+            op,
+        ) else {
+            return Ok(Changed::No);
         };
         if !is_back && !graph.can_replace(out, x) {
             return Ok(Changed::No);

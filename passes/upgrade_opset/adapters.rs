@@ -5,7 +5,8 @@ use paring_ir::{
     AttrValue, DType, Graph, GraphError, NewOp, Op, OpId, Tensor, TensorError, ValueId,
 };
 
-use crate::shape_facts::{Facts, axis_from_front, output_name, reshape_target};
+use crate::edits::output_name;
+use crate::facts::{Facts, axis_from_front, reshape_target};
 
 /// Why an operator can't be brought along.
 pub(super) enum Refusal {

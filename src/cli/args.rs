@@ -177,9 +177,15 @@ pub(super) struct Diff {
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
-    /// Count renamed operators and values as changes
+    /// Print the changes by operator type only, as `git diff --stat` does by file
+    #[arg(long, conflicts_with = "json")]
+    pub(super) stat: bool,
+    /// Count other names and another order as changes
     #[arg(long)]
     pub(super) strict: bool,
+    /// Print all operators of both models with their alignment, unchanged ones too
+    #[arg(long, requires = "json")]
+    pub(super) alignment: bool,
 }
 
 #[derive(Debug, clap::Args)]

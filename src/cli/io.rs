@@ -1,16 +1,15 @@
 //! Reading models and writing JSON, the same for every subcommand.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::Path;
 
-use anyhow::Context;
 use serde::Serialize;
 
 use super::args::{Common, Running};
 use super::exit::{Exit, failure};
 use super::terminal;
 use crate::data::ShapeOptions;
-use crate::onnx::{self, Loaded, ReadOptions};
+use crate::onnx::{self, Loaded, ReadError, ReadOptions};
 
 /// Whether a path means standard input or output.
 pub(super) fn is_dash(path: &Path) -> bool {
@@ -24,12 +23,11 @@ pub(super) fn read(common: &Common, path: &Path) -> anyhow::Result<Loaded> {
         follow_links_in: common.follow_links.clone(),
     };
     let loaded = if is_dash(path) {
-        let mut bytes = Vec::new();
-        std::io::stdin()
-            .lock()
-            .read_to_end(&mut bytes)
-            .map_err(|e| failure(Exit::BadModel, format!("standard input: {e}")))?;
-        onnx::read_bytes(bytes.into(), None, &options).context("standard input")?
+        let stream = &mut std::io::stdin().lock();
+        onnx::read_stream(stream, None, &options).map_err(|e| match e {
+            ReadError::Open { .. } => anyhow::Error::from(e),
+            e => anyhow::Error::from(e).context("standard input"),
+        })?
     } else {
         let name = path.display().to_string();
         onnx::read_file(path, &options).map_err(|e| match e.to_string().contains(&name) {

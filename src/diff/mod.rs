@@ -1,25 +1,48 @@
 //! What changed between two models.
 //!
-//! Operators are aligned in three steps. First by structure: walking both graphs from their
-//! inputs, two operators are the same when type, attributes and the values that they take are;
-//! initializers are the same when their elements are. This survives renaming and reordering.
-//! Then by name, and then by the names of their outputs, which finds operators that were
-//! changed. What is left was added or removed. Renames and moves alone are no changes.
+//! Two graphs are aligned operator by operator : by the structure around each
+//! operator, weights included, which survives renaming and reordering; by provenance where paring
+//! wrote the second file; by names that the surroundings agree with; and by structure again
+//! without the weights, without attributes, and through quantizing operators. What is left on
+//! either side was removed or added; runs of it are put together and counted by pattern.
+//!
+//! A change is told once, where it was made. An operator whose input is the same value as
+//! before, but for what was inserted or removed in between, is no change, nor is another place in
+//! the file or another name, unless names are asked for ([`Diff::is_empty`] with `strict`).
+//! A weight is compared with what takes its place, dequantized or with the kept channels only
+//! where that is what happened to it.
+//!
+//! [`diff`] gives a [`Diff`], whose JSON form `docs/json.md` describes. [`Diff::graphs`] holds
+//! both graphs with their alignment, all that a page needs to draw them.
 
+mod align;
+mod assemble;
+mod changes;
+mod elements;
+mod interface;
+mod net;
+mod patterns;
+mod sequence;
 mod tensors;
+#[cfg(test)]
+mod tests;
+mod totals;
+mod weights;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-
-use paring_ir::{AttrValue, Constant, Graph, GraphError, Model, OpId, ValueId, ValueType};
+use paring_ir::analysis::{AnalysisCache, Constants, Shapes};
+use paring_ir::{GraphError, Model};
 use serde::Serialize;
-use xxhash_rust::xxh3::Xxh3;
 
-pub use tensors::{TensorChange, compare_tensors};
+use align::Env;
+use changes::Comparison;
+
+pub use elements::compare_tensors;
+pub use interface::type_text;
 
 /// One thing that differs, as text.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Difference {
-    /// What differs: `attribute alpha`, `input 1`, `type`, `opset`, ...
+    /// What differs: `attribute alpha`, `input 1`, `opset ai.onnx`, ...
     pub what: String,
     /// As it is in the first model; absent where it is not there.
     pub before: Option<String>,
@@ -27,635 +50,494 @@ pub struct Difference {
     pub after: Option<String>,
 }
 
-/// An operator that was added or removed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// Where an operator stands in [`Diff::graphs`]. Not part of the JSON form.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Which of [`Diff::graphs`].
+    pub graph: usize,
+    /// Which of [`GraphPair::before`], where the operator is in the first model.
+    pub before: Option<usize>,
+    /// Which of [`GraphPair::after`], where the operator is in the second model.
+    pub after: Option<usize>,
+}
+
+/// An operator.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct OpRef {
-    /// The name, or that of the first output.
+    /// The name in the second model, or in the first for an operator that is only there; for an
+    /// operator without a name that of its first output.
     pub name: String,
-    /// The operator type.
+    /// The operator type; of other domains than the standard one as `domain::Type`.
     pub op_type: String,
+    /// The graph inside the model, such as `If "x" / then_branch`; absent for the main graph.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub graph: String,
     /// The passes that made it, where the file records it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub by: Vec<String>,
     /// What it was made from, where the file records it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub from: Vec<String>,
+    /// Where it stands in [`Diff::graphs`].
+    #[serde(skip)]
+    pub place: Place,
 }
 
-/// An operator that is in both models and differs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// An operator that is in both models and differs by itself: attributes, what it takes, or how
+/// many outputs it has. That only its weights differ is no such change.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct OpChange {
     /// The operator in the second model.
     #[serde(flatten)]
     pub op: OpRef,
+    /// The name in the first model, where it is another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name_before: Option<String>,
     /// What differs.
     pub changes: Vec<Difference>,
+    /// Which of [`Diff::patterns`] this change is a part of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pattern: Option<usize>,
 }
 
-/// Added, removed and changed operators.
+/// Operators, those inside subgraphs included, those of type `Constant` not.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct OpDiff {
     /// In the second model only.
     pub added: Vec<OpRef>,
     /// In the first model only.
     pub removed: Vec<OpRef>,
-    /// In both.
+    /// In both, and different by themselves.
     pub changed: Vec<OpChange>,
-    /// In both without a change.
+    /// In both, and not different by themselves.
     pub same: usize,
-    /// Without a change but for names of operators or values.
+    /// Of those: how many take constants that differ.
+    pub reweighted: usize,
+    /// In both, where the name of the operator or of an output is another.
     pub renamed: usize,
+    /// In both, at another place in the order of the file, relative to the others.
+    pub moved: usize,
 }
 
-/// Added, removed and changed initializers.
+/// How operators that are only in one model relate to the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PatternKind {
+    /// Other operators stand where these stood.
+    #[default]
+    Replaced,
+    /// Removed; what took the result now takes what went in.
+    Bypassed,
+    /// Removed; the result is a constant now.
+    Folded,
+    /// Removed; what took the result now takes it from another operator that gives the same.
+    Merged,
+    /// Removed, and nothing takes the result any more.
+    Dropped,
+    /// Added between operators that are in both models.
+    Inserted,
+    /// Added, and no operator that is in both models takes the result.
+    Appended,
+    /// A `Constant` operator became an initializer, or the other way round.
+    Stored,
+}
+
+/// One place where a pattern was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PatternPlace {
+    /// The operators of the first model.
+    pub before: Vec<OpRef>,
+    /// The operators of the second model.
+    pub after: Vec<OpRef>,
+}
+
+/// The same replacement of operators, wherever it was done: "Conv + BatchNormalization became
+/// Conv, 27 times".
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Pattern {
+    /// What became of it.
+    pub kind: PatternKind,
+    /// The operator types of the first model, in the order of the data flow.
+    pub before: Vec<String>,
+    /// The operator types of the second model, in the order of the data flow.
+    pub after: Vec<String>,
+    /// How often.
+    pub count: usize,
+    /// The passes that did it, where the file records it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub by: Vec<String>,
+    /// Where.
+    pub places: Vec<PatternPlace>,
+}
+
+/// The kept indices of one axis.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct KeptAxis {
+    /// The axis of the first tensor.
+    pub axis: usize,
+    /// How many indices it has there.
+    pub of: usize,
+    /// How many are kept.
+    pub count: usize,
+    /// The kept indices, as ranges: `0-15,32`.
+    pub indices: String,
+    /// Whether the file records them; otherwise they were found by comparing elements.
+    pub recorded: bool,
+}
+
+/// How a tensor is quantized.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Quantization {
+    /// The smallest and the largest scale.
+    pub scale: (f64, f64),
+    /// How many scales there are: 1 for the whole tensor, one per channel or per block otherwise.
+    pub scales: usize,
+    /// The smallest and the largest zero point.
+    pub zero_point: (i64, i64),
+    /// The axis of the scales, where there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub axis: Option<i64>,
+    /// Elements per block along the axis, where the scales are by block.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub block_size: Option<i64>,
+}
+
+/// What can be said about the elements of one tensor.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct TensorStats {
+    /// The type as stored, such as `int8[64,3,7,7]`.
+    #[serde(rename = "type")]
+    pub ty: String,
+    /// The bytes of its elements, and of scales, zero points and codebooks.
+    pub bytes: u64,
+    /// Bits of one stored element; absent for strings.
+    pub bits: Option<u64>,
+    /// The share of zeros among the elements that the model computes with.
+    pub sparsity: f64,
+    /// How many distinct elements there are, at most [`MOST_DISTINCT`]; absent beyond.
+    pub distinct: Option<usize>,
+    /// The numerical rank of the matrix of rows (axis 0) by everything else; absent for fewer
+    /// than two axes, and for what is too large to try.
+    pub rank: Option<usize>,
+    /// The smallest and the largest finite element; absent without any.
+    pub range: Option<(f64, f64)>,
+    /// How it is quantized.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<Quantization>,
+    /// All elements, where there are few.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub elements: Option<String>,
+    /// The types of the constant operators between what is stored and what is computed with, such
+    /// as `DequantizeLinear` or `Transpose`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub through: Vec<String>,
+}
+
+/// Distinct elements are counted up to so many.
+pub const MOST_DISTINCT: usize = 4096;
+
+/// The elements of both tensors, counted in bins of equal width.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Histogram {
+    /// The lower end of the first bin.
+    pub low: f64,
+    /// The upper end of the last bin.
+    pub high: f64,
+    /// Elements of the first tensor by bin.
+    pub before: Vec<u64>,
+    /// Elements of the second tensor by bin.
+    pub after: Vec<u64>,
+}
+
+/// A constant that is in both models and differs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct TensorChange {
+    /// The name in the second model.
+    pub name: String,
+    /// The name in the first model, where it is another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name_before: Option<String>,
+    /// The type in the first model.
+    pub before: String,
+    /// The type in the second model.
+    pub after: String,
+    /// The share of zeros in the first model.
+    pub sparsity_before: f64,
+    /// The share of zeros in the second model.
+    pub sparsity_after: f64,
+    /// The largest absolute difference of elements: of those kept, and after dequantizing. Absent
+    /// where the shapes can't be matched.
+    pub max_abs: Option<f64>,
+    /// The norm of the difference over the norm of (what was kept of) the first tensor.
+    pub relative_norm: Option<f64>,
+    /// The kept indices, where only some were kept.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<KeptAxis>,
+    /// More about the first tensor.
+    pub stats_before: TensorStats,
+    /// More about the second tensor.
+    pub stats_after: TensorStats,
+    /// The distribution before and after, of tensors of numbers with at least 16 elements.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub histogram: Option<Histogram>,
+    /// What it is for the operators that take it: `weight`, `bias`, `scale`, `shape`, ...
+    pub role: String,
+    /// The operators of the second model that take it, by name.
+    pub used_by: Vec<String>,
+    /// The passes that changed it, where the file records it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub by: Vec<String>,
+    /// Other constants of the first model that stand for this one together (factors, codebooks).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub parts_before: Vec<String>,
+    /// Other constants of the second model that stand for this one together.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub parts_after: Vec<String>,
+    /// The operators that take it, in [`Diff::graphs`].
+    #[serde(skip)]
+    pub places: Vec<Place>,
+}
+
+/// Constants: initializers, and the elements of `Constant` operators.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct TensorDiff {
-    /// In the second model only: name and type.
+    /// In the second model only: name and type. Those that no operator takes come first.
     pub added: Vec<(String, String)>,
-    /// In the first model only: name and type.
+    /// How many of them operators take: new ones, or such whose inputs changed.
+    pub added_in_use: usize,
+    /// In the first model only: name and type. Those that no operator takes come first.
     pub removed: Vec<(String, String)>,
+    /// How many of them operators take: removed ones, or such whose inputs changed.
+    pub removed_in_use: usize,
     /// In both.
     pub changed: Vec<TensorChange>,
     /// In both without a change.
     pub same: usize,
-    /// Without a change but for the name.
+    /// Of those: how many have another name.
     pub renamed: usize,
+}
+
+/// A value that is in both models with another type. That follows from other changes, so it is
+/// no change of the operator that makes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct TypeChange {
+    /// The name in the second model.
+    pub name: String,
+    /// The type in the first model.
+    pub before: String,
+    /// The type in the second model.
+    pub after: String,
+    /// The operator that makes it.
+    #[serde(skip)]
+    pub place: Place,
+}
+
+/// What a model costs, all in all or by operator type.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Totals {
+    /// Operators, `Constant` not among them.
+    pub nodes: u64,
+    /// Elements of weights.
+    pub parameters: u64,
+    /// Those that are zero.
+    pub zeros: u64,
+    /// Bytes of weights.
+    pub bytes: u64,
+    /// Multiply-accumulates of one run.
+    pub macs: u64,
+    /// Those whose weight is not zero.
+    pub effective_macs: u64,
+}
+
+/// The totals of one operator type. Weights count where they are computed with: those of a
+/// `Conv` behind a `DequantizeLinear` are those of the `Conv`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct TypeTotals {
+    /// The operator type; of other domains as `domain::Type`.
+    pub op_type: String,
+    /// In the first model.
+    pub before: Totals,
+    /// In the second model.
+    pub after: Totals,
+}
+
+/// How an operator of [`Diff::graphs`] fares.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// In both models, without a change.
+    #[default]
+    Same,
+    /// In both models, with constants that differ.
+    Reweighted,
+    /// In both models, and different by itself.
+    Changed,
+    /// In the second model only.
+    Added,
+    /// In the first model only.
+    Removed,
+}
+
+/// Where an operator takes an input from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "from")]
+pub enum Source {
+    /// An output of an operator of the same list of nodes.
+    Node {
+        /// Its position.
+        node: usize,
+        /// The output slot.
+        output: usize,
+    },
+    /// An input of the graph, by its position.
+    Input {
+        /// The position.
+        input: usize,
+    },
+    /// A constant.
+    Constant {
+        /// The name.
+        name: String,
+        /// The type.
+        #[serde(rename = "type")]
+        ty: String,
+    },
+    /// A value of an enclosing graph.
+    Outer {
+        /// The name.
+        name: String,
+    },
+    /// Nothing: an optional input that is left out.
+    Absent,
+}
+
+/// An operator of one of the graphs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Node {
+    /// The name, or that of the first output.
+    pub name: String,
+    /// The operator type; of other domains as `domain::Type`.
+    pub op_type: String,
+    /// The type of the first output, such as `float[1,64,112,112]`.
+    pub output: String,
+    /// What it takes, slot by slot.
+    pub inputs: Vec<Source>,
+    /// The operator of the other model that it is aligned with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partner: Option<usize>,
+    /// How it fares.
+    pub state: State,
+    /// Which of [`OpDiff::changed`] tells its change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub change: Option<usize>,
+    /// Which of [`TensorDiff::changed`] are constants of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub weights: Vec<usize>,
+    /// Which of [`Diff::patterns`] it is a part of, and at which of its places.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pattern: Option<(usize, usize)>,
+}
+
+/// A graph of the first model and the one of the second that it is compared with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct GraphPair {
+    /// Where it is: empty for the main graph, `If "x" / then_branch`, `function domain::name`.
+    pub path: String,
+    /// The operators of the first, in topological order.
+    pub before: Vec<Node>,
+    /// The operators of the second, in topological order.
+    pub after: Vec<Node>,
+    /// The inputs of the first: name and type.
+    pub inputs_before: Vec<(String, String)>,
+    /// The inputs of the second.
+    pub inputs_after: Vec<(String, String)>,
+    /// The outputs of the first: name, and what makes it.
+    pub outputs_before: Vec<(String, Source)>,
+    /// The outputs of the second.
+    pub outputs_after: Vec<(String, Source)>,
 }
 
 /// What changed between two models.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Diff {
-    /// Inputs, outputs, opsets, metadata.
+    /// What the first model costs.
+    pub before: Totals,
+    /// What the second model costs.
+    pub after: Totals,
+    /// A size that a model leaves open was taken as 1 to count MACs, or MACs of some operators
+    /// are not known.
+    pub macs_assumed: bool,
+    /// Inputs, outputs, opsets, functions, metadata.
     pub interface: Vec<Difference>,
-    /// Operators, those inside subgraphs included.
+    /// Names of inputs, outputs, graphs and symbolic sizes, and where they stand: what is only a
+    /// difference when names count.
+    pub spelling: Vec<Difference>,
+    /// Operators.
     pub operators: OpDiff,
-    /// Initializers.
+    /// What was replaced by what: the operators of `added` and `removed`, and those of `changed`
+    /// that took part, counted by pattern, most frequent first.
+    pub patterns: Vec<Pattern>,
+    /// Constants.
     pub initializers: TensorDiff,
+    /// Values with another type.
+    pub types: Vec<TypeChange>,
+    /// Totals by operator type, by name.
+    pub by_type: Vec<TypeTotals>,
+    /// The passes that the second file records.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub passes: Vec<String>,
+    /// Both graphs with their alignment, the main graph first. Left out of the JSON form unless
+    /// asked for: it grows with the model, not with the changes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub graphs: Vec<GraphPair>,
 }
 
 impl Diff {
-    /// Whether nothing changed; names count only when `strict`.
+    /// Whether nothing changed; names and the order of the file count only when `strict`.
     pub fn is_empty(&self, strict: bool) -> bool {
         let (o, t) = (&self.operators, &self.initializers);
         self.interface.is_empty()
+            && self.patterns.is_empty()
+            && self.types.is_empty()
             && o.added.is_empty()
             && o.removed.is_empty()
             && o.changed.is_empty()
             && t.added.is_empty()
             && t.removed.is_empty()
             && t.changed.is_empty()
-            && (!strict || o.renamed + t.renamed == 0)
+            && (!strict || (self.spelling.is_empty() && o.renamed + o.moved + t.renamed == 0))
     }
 }
 
-/// Compares two models.
+/// Compares two models. Shapes are inferred and zeros are counted, so every weight is read.
 pub fn diff(a: &Model, b: &Model) -> Result<Diff, GraphError> {
-    let mut out = Diff {
-        interface: interface(a, b),
-        ..Diff::default()
-    };
-    let mut aligner = Aligner::new(&a.graph, &b.graph);
-    aligner.run(&mut out)?;
+    let constants = (Constants::of(a), Constants::of(b));
+    let mut comparison = Comparison::new((a, b), (&constants.0, &constants.1));
+    let none = Env::new();
+    comparison.graphs(
+        String::new(),
+        (&a.graph, &b.graph),
+        (&a.opsets, &b.opsets),
+        (&none, &none),
+    )?;
     for f in &a.functions {
-        let same = |g: &&paring_ir::Function| {
-            (&g.domain, &g.name, &g.overload) == (&f.domain, &f.name, &f.overload)
-        };
+        let same = |g: &&paring_ir::Function| interface::same_function(f, g);
         if let Some(g) = b.functions.iter().find(same) {
-            Aligner::new(&f.body, &g.body).run(&mut out)?;
+            let path = format!("function {}::{}", f.domain, f.name);
+            let (bodies, opsets) = ((&f.body, &g.body), (&*f.opsets, &*g.opsets));
+            comparison.graphs(path, bodies, opsets, (&none, &none))?;
         }
     }
+    let mut caches = (AnalysisCache::new(), AnalysisCache::new());
+    let shapes = (caches.0.get::<Shapes>(a), caches.1.get::<Shapes>(b));
+    let costs = (
+        totals::side(a, &constants.0, &mut caches.0),
+        totals::side(b, &constants.1, &mut caches.1),
+    );
+    let mut out = assemble::assemble(&comparison, (&shapes.0, &shapes.1));
+    out.before = costs.0.total;
+    out.after = costs.1.total;
+    out.macs_assumed = costs.0.assumed || costs.1.assumed;
+    out.by_type = totals::by_type(&costs.0, &costs.1);
     Ok(out)
-}
-
-fn interface(a: &Model, b: &Model) -> Vec<Difference> {
-    let mut out = Vec::new();
-    let opsets = |m: &Model| -> BTreeMap<String, String> {
-        m.opsets
-            .iter()
-            .map(|o| (domain_name(&o.domain), o.version.to_string()))
-            .collect()
-    };
-    differing("opset", &opsets(a), &opsets(b), &mut out);
-    if a.ir_version != b.ir_version {
-        out.push(change(
-            "ir_version",
-            Some(a.ir_version.to_string()),
-            Some(b.ir_version.to_string()),
-        ));
-    }
-    let metadata = |m: &Model| -> BTreeMap<String, String> {
-        m.metadata
-            .iter()
-            .filter(|(k, _)| &**k != crate::provenance::KEY)
-            .map(|(k, v)| (k.to_string(), v.to_string()))
-            .collect()
-    };
-    differing("metadata", &metadata(a), &metadata(b), &mut out);
-    let functions = |m: &Model| -> BTreeMap<String, String> {
-        m.functions
-            .iter()
-            .map(|f| {
-                (
-                    format!("{}::{}", f.domain, f.name),
-                    format!("{} operators", f.body.op_count()),
-                )
-            })
-            .collect()
-    };
-    differing("function", &functions(a), &functions(b), &mut out);
-    let values = |g: &Graph, list: &[ValueId]| -> BTreeMap<String, String> {
-        list.iter()
-            .map(|&v| {
-                (
-                    g.value(v).name().to_string(),
-                    type_text(g.value(v).declared_type()),
-                )
-            })
-            .collect()
-    };
-    let (ga, gb) = (&a.graph, &b.graph);
-    differing(
-        "input",
-        &values(ga, ga.inputs()),
-        &values(gb, gb.inputs()),
-        &mut out,
-    );
-    differing(
-        "output",
-        &values(ga, ga.outputs()),
-        &values(gb, gb.outputs()),
-        &mut out,
-    );
-    out
-}
-
-fn domain_name(domain: &str) -> String {
-    if domain.is_empty() {
-        "ai.onnx".to_owned()
-    } else {
-        domain.to_owned()
-    }
-}
-
-fn change(what: impl Into<String>, before: Option<String>, after: Option<String>) -> Difference {
-    Difference {
-        what: what.into(),
-        before,
-        after,
-    }
-}
-
-/// What differs between two maps.
-fn differing(
-    what: &str,
-    a: &BTreeMap<String, String>,
-    b: &BTreeMap<String, String>,
-    out: &mut Vec<Difference>,
-) {
-    let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
-    for key in keys {
-        let (x, y) = (a.get(key), b.get(key));
-        if x != y {
-            out.push(change(format!("{what} {key}"), x.cloned(), y.cloned()));
-        }
-    }
-}
-
-/// A type as text, such as `float[batch,3,224,224]`.
-pub fn type_text(ty: Option<&ValueType>) -> String {
-    match ty {
-        None => "untyped".to_owned(),
-        Some(ValueType::Tensor { dtype, shape }) => {
-            let dtype = dtype.map_or("?", |d| d.name());
-            match shape {
-                None => format!("{dtype}[…]"),
-                Some(s) => {
-                    let dims: Vec<String> = s.iter().map(ToString::to_string).collect();
-                    format!("{dtype}[{}]", dims.join(","))
-                }
-            }
-        }
-        Some(other) => format!("{other:?}"),
-    }
-}
-
-/// What an input of an operator is, as far as the alignment knows.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Anchor {
-    Absent,
-    /// A graph input, by its position, or an operator's output, by the class that the walk gave it.
-    Class(u64),
-    /// A constant, by its elements.
-    Constant(u128),
-}
-
-struct Aligner<'a> {
-    a: &'a Graph,
-    b: &'a Graph,
-    /// The operator of `a` that each operator of `b` is aligned with, and the other way round.
-    to_a: HashMap<OpId, OpId>,
-    to_b: HashMap<OpId, OpId>,
-}
-
-impl<'a> Aligner<'a> {
-    fn new(a: &'a Graph, b: &'a Graph) -> Aligner<'a> {
-        Aligner {
-            a,
-            b,
-            to_a: HashMap::new(),
-            to_b: HashMap::new(),
-        }
-    }
-
-    fn run(&mut self, out: &mut Diff) -> Result<(), GraphError> {
-        let order_a = self.a.topological_order()?;
-        let order_b = self.b.topological_order()?;
-        let same = self.align_structure(&order_a, &order_b);
-        self.align_by(&order_a, &order_b, |g, op| {
-            let name = g.op(op).name();
-            (!name.is_empty()).then(|| name.to_string())
-        });
-        self.align_by(&order_a, &order_b, |g, op| {
-            let v = g.op(op).outputs().iter().flatten().next()?;
-            Some(g.value(*v).name().to_string())
-        });
-        self.report_ops(&order_a, &order_b, &same, &mut out.operators);
-        self.report_tensors(&mut out.initializers);
-        self.report_subgraphs(&order_b, out)
-    }
-
-    fn pair(&mut self, a: OpId, b: OpId) {
-        self.to_b.insert(a, b);
-        self.to_a.insert(b, a);
-    }
-
-    /// Aligns operators whose type, attributes and sources are the same; gives those of `b`.
-    fn align_structure(&mut self, order_a: &[OpId], order_b: &[OpId]) -> HashSet<OpId> {
-        let keys_a = structure_keys(self.a, order_a);
-        let keys_b = structure_keys(self.b, order_b);
-        let mut waiting: HashMap<u64, Vec<OpId>> = HashMap::new();
-        for (&op, &key) in order_a.iter().zip(&keys_a).rev() {
-            waiting.entry(key).or_default().push(op);
-        }
-        // Among equal candidates the one of the same name is meant.
-        let mut same = HashSet::new();
-        for by_name in [true, false] {
-            for (&op, key) in order_b.iter().zip(&keys_b) {
-                if self.to_a.contains_key(&op) {
-                    continue;
-                }
-                let Some(candidates) = waiting.get_mut(key) else {
-                    continue;
-                };
-                let name = self.b.op_label(op);
-                let at = if by_name {
-                    // Long lists of equal operators would make this quadratic.
-                    let near = candidates.len().saturating_sub(64);
-                    candidates[near..]
-                        .iter()
-                        .rposition(|&c| self.a.op_label(c) == name)
-                        .map(|i| i + near)
-                } else {
-                    candidates.len().checked_sub(1)
-                };
-                if let Some(at) = at {
-                    let other = candidates.remove(at);
-                    self.pair(other, op);
-                    same.insert(op);
-                }
-            }
-        }
-        same
-    }
-
-    fn align_by(
-        &mut self,
-        order_a: &[OpId],
-        order_b: &[OpId],
-        key: impl Fn(&Graph, OpId) -> Option<String>,
-    ) {
-        let mut open: HashMap<String, OpId> = HashMap::new();
-        for &op in order_a.iter().filter(|op| !self.to_b.contains_key(op)) {
-            if let Some(k) = key(self.a, op) {
-                open.entry(k).or_insert(op);
-            }
-        }
-        for &op in order_b {
-            if self.to_a.contains_key(&op) {
-                continue;
-            }
-            if let Some(other) = key(self.b, op).and_then(|k| open.remove(&k)) {
-                self.pair(other, op);
-            }
-        }
-    }
-
-    fn report_ops(
-        &self,
-        order_a: &[OpId],
-        order_b: &[OpId],
-        same: &HashSet<OpId>,
-        out: &mut OpDiff,
-    ) {
-        for &op in order_a.iter().filter(|op| !self.to_b.contains_key(op)) {
-            out.removed.push(op_ref(self.a, op));
-        }
-        for &op in order_b {
-            let Some(&other) = self.to_a.get(&op) else {
-                out.added.push(op_ref(self.b, op));
-                continue;
-            };
-            let changes = self.op_changes(other, op, same.contains(&op));
-            if changes.is_empty() {
-                out.same += 1;
-                out.renamed += usize::from(!self.same_names(other, op));
-            } else {
-                out.changed.push(OpChange {
-                    op: op_ref(self.b, op),
-                    changes,
-                });
-            }
-        }
-    }
-
-    fn same_names(&self, a: OpId, b: OpId) -> bool {
-        let names = |g: &Graph, op: OpId| -> Vec<String> {
-            let op = g.op(op);
-            op.inputs()
-                .chain(op.outputs().iter().copied())
-                .map(|v| v.map_or(String::new(), |v| g.value(v).name().to_string()))
-                .chain([op.name().to_string()])
-                .collect()
-        };
-        names(self.a, a) == names(self.b, b)
-    }
-
-    fn op_changes(&self, a: OpId, b: OpId, same_structure: bool) -> Vec<Difference> {
-        let mut out = Vec::new();
-        if same_structure {
-            return out;
-        }
-        let (x, y) = (self.a.op(a), self.b.op(b));
-        let full = |d: &str, t: &str| {
-            if d.is_empty() {
-                t.to_owned()
-            } else {
-                format!("{d}::{t}")
-            }
-        };
-        let (tx, ty) = (full(x.domain(), x.op_type()), full(y.domain(), y.op_type()));
-        if tx != ty {
-            out.push(change("type", Some(tx), Some(ty)));
-        }
-        let attrs = |op: &paring_ir::Op| -> BTreeMap<String, String> {
-            op.attrs()
-                .iter()
-                .filter(|a| a.value.graphs().is_empty())
-                .map(|a| (a.name.to_string(), attr_text(&a.value)))
-                .collect()
-        };
-        differing("attribute", &attrs(x), &attrs(y), &mut out);
-        for slot in 0..x.input_count().max(y.input_count()) {
-            let (u, v) = (x.input(slot), y.input(slot));
-            if !self.same_value(u, v) {
-                let name = |g: &Graph, v: Option<ValueId>| v.map(|v| g.value(v).name().to_string());
-                let (mut before, mut after) = (name(self.a, u), name(self.b, v));
-                if before == after {
-                    before = u.map(|u| source_text(self.a, u));
-                    after = v.map(|v| source_text(self.b, v));
-                }
-                out.push(change(format!("input {slot}"), before, after));
-            }
-        }
-        if x.outputs().len() != y.outputs().len() {
-            out.push(change(
-                "outputs",
-                Some(x.outputs().len().to_string()),
-                Some(y.outputs().len().to_string()),
-            ));
-        }
-        out
-    }
-
-    /// Whether two values are the same one as far as the alignment goes.
-    fn same_value(&self, a: Option<ValueId>, b: Option<ValueId>) -> bool {
-        let (a, b) = match (a, b) {
-            (None, None) => return true,
-            (Some(a), Some(b)) => (a, b),
-            _ => return false,
-        };
-        let (x, y) = (self.a.value(a), self.b.value(b));
-        // What makes a value may be gone or new, and is told where it stood; the same name says
-        // that the value took its place.
-        let alone = |p: Option<(OpId, u32)>, aligned: &HashMap<OpId, OpId>| {
-            p.is_some_and(|(op, _)| !aligned.contains_key(&op))
-        };
-        if alone(x.producer(), &self.to_b) || alone(y.producer(), &self.to_a) {
-            return x.name() == y.name();
-        }
-        match (x.producer(), y.producer()) {
-            (Some((p, i)), Some((q, j))) => i == j && self.to_b.get(&p) == Some(&q),
-            (None, None) => match (x.initializer(), y.initializer()) {
-                // A changed initializer of the same name is reported where it stands.
-                (Some(s), Some(t)) => x.name() == y.name() || s == t,
-                (None, None) => x.name() == y.name(),
-                _ => false,
-            },
-            _ => false,
-        }
-    }
-
-    fn report_tensors(&self, out: &mut TensorDiff) {
-        let text = |c: &Constant| type_text(Some(&c.value_type()));
-        let mut gone: Vec<ValueId> = Vec::new();
-        let mut seen: HashSet<ValueId> = HashSet::new();
-        for v in self.a.initializers() {
-            let name = self.a.value(v).name();
-            let other = self
-                .b
-                .find_value(name)
-                .filter(|&w| self.b.value(w).initializer().is_some());
-            let (Some(w), Some(x)) = (other, self.a.value(v).initializer()) else {
-                gone.push(v);
-                continue;
-            };
-            seen.insert(w);
-            match self
-                .b
-                .value(w)
-                .initializer()
-                .and_then(|y| tensors::change_of(name, x, y, self.b.value(w)))
-            {
-                Some(c) => out.changed.push(c),
-                None => out.same += 1,
-            }
-        }
-        let mut open: HashMap<u128, Vec<ValueId>> = HashMap::new();
-        for v in gone.iter().rev() {
-            if let Some(c) = self.a.value(*v).initializer() {
-                open.entry(constant_key(c)).or_default().push(*v);
-            }
-        }
-        let mut found: HashSet<ValueId> = HashSet::new();
-        for w in self.b.initializers().filter(|w| !seen.contains(w)) {
-            let Some(c) = self.b.value(w).initializer() else {
-                continue;
-            };
-            match open.get_mut(&constant_key(c)).and_then(Vec::pop) {
-                Some(v) => {
-                    found.insert(v);
-                    out.same += 1;
-                    out.renamed += 1;
-                }
-                None => out
-                    .added
-                    .push((self.b.value(w).name().to_string(), text(c))),
-            }
-        }
-        for v in gone.into_iter().filter(|v| !found.contains(v)) {
-            if let Some(c) = self.a.value(v).initializer() {
-                out.removed
-                    .push((self.a.value(v).name().to_string(), text(c)));
-            }
-        }
-    }
-
-    /// Compares the graphs inside aligned operators.
-    fn report_subgraphs(&self, order_b: &[OpId], out: &mut Diff) -> Result<(), GraphError> {
-        for &op in order_b.iter().filter(|&&op| self.b.op(op).has_subgraphs()) {
-            let Some(&other) = self.to_a.get(&op) else {
-                continue;
-            };
-            for (x, y) in self.a.op(other).subgraphs().zip(self.b.op(op).subgraphs()) {
-                Aligner::new(x, y).run(out)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A value with what makes it, for values that the name alone does not tell apart.
-fn source_text(g: &Graph, v: ValueId) -> String {
-    let value = g.value(v);
-    match (value.producer(), value.initializer()) {
-        (Some((op, slot)), _) => {
-            let label = g.op_label(op);
-            format!("{} (output {slot} of {label})", value.name())
-        }
-        (None, Some(_)) => format!("{} (an initializer)", value.name()),
-        (None, None) => format!("{} (an input)", value.name()),
-    }
-}
-
-fn op_ref(g: &Graph, op: OpId) -> OpRef {
-    let o = g.op(op);
-    let origin = o.provenance();
-    let names = |list: &[paring_ir::Name]| list.iter().map(|n| n.to_string()).collect();
-    OpRef {
-        name: g.op_label(op).to_string(),
-        op_type: o.op_type().to_string(),
-        by: origin.map_or_else(Vec::new, |p| names(&p.passes)),
-        from: origin.map_or_else(Vec::new, |p| names(&p.from)),
-    }
-}
-
-fn constant_key(c: &Constant) -> u128 {
-    match c {
-        Constant::Dense(t) => t.digest(),
-        Constant::Sparse(s) => s.values.digest() ^ s.indices.digest().rotate_left(1),
-    }
-}
-
-/// For each operator a hash of its type, its attributes and what it takes, through all of the
-/// graph before it.
-fn structure_keys(g: &Graph, order: &[OpId]) -> Vec<u64> {
-    let mut class: HashMap<ValueId, Anchor> = HashMap::new();
-    for (i, &v) in g.inputs().iter().enumerate() {
-        class.insert(v, Anchor::Class(i as u64));
-    }
-    let mut keys = Vec::with_capacity(order.len());
-    for &op in order {
-        let o = g.op(op);
-        let mut h = Xxh3::new();
-        h.update(o.domain().as_bytes());
-        h.update(b"\0");
-        h.update(o.op_type().as_bytes());
-        let mut attrs: Vec<_> = o.attrs().iter().collect();
-        attrs.sort_by(|a, b| a.name.cmp(&b.name));
-        for a in attrs {
-            h.update(b"\0");
-            h.update(a.name.as_bytes());
-            hash_attr(&a.value, &mut h);
-        }
-        for v in o.inputs().chain(o.captures().map(Some)) {
-            hash_anchor(
-                v.map_or(Anchor::Absent, |v| anchor_of(g, v, &mut class)),
-                &mut h,
-            );
-        }
-        let key = h.digest();
-        for (i, v) in o.outputs().iter().enumerate() {
-            if let Some(v) = v {
-                class.insert(*v, Anchor::Class(key.wrapping_add(1 + i as u64)));
-            }
-        }
-        keys.push(key);
-    }
-    keys
-}
-
-fn anchor_of(g: &Graph, v: ValueId, class: &mut HashMap<ValueId, Anchor>) -> Anchor {
-    if let Some(a) = class.get(&v) {
-        return *a;
-    }
-    let value = g.value(v);
-    let anchor = match value.initializer() {
-        Some(c) => Anchor::Constant(constant_key(c)),
-        None => {
-            // Captured from outside, or without a source: known by name only.
-            Anchor::Class(xxhash_rust::xxh3::xxh3_64(value.name().as_bytes()))
-        }
-    };
-    class.insert(v, anchor);
-    anchor
-}
-
-fn hash_anchor(anchor: Anchor, h: &mut Xxh3) {
-    match anchor {
-        Anchor::Absent => h.update(b"\x00"),
-        Anchor::Class(c) => {
-            h.update(b"\x01");
-            h.update(&c.to_le_bytes());
-        }
-        Anchor::Constant(c) => {
-            h.update(b"\x02");
-            h.update(&c.to_le_bytes());
-        }
-    }
-}
-
-fn hash_attr(value: &AttrValue, h: &mut Xxh3) {
-    h.update(&[value.kind() as u8]);
-    match value {
-        AttrValue::Tensor(t) => h.update(&t.digest().to_le_bytes()),
-        AttrValue::Tensors(ts) => ts.iter().for_each(|t| h.update(&t.digest().to_le_bytes())),
-        AttrValue::SparseTensor(s) => h.update(&s.values.digest().to_le_bytes()),
-        AttrValue::Graph(_) | AttrValue::Graphs(_) => {
-            // Operators with subgraphs are aligned by where they stand; the graphs are compared apart.
-        }
-        other => h.update(attr_text(other).as_bytes()),
-    }
-}
-
-/// An attribute's value as text; long lists are cut.
-fn attr_text(value: &AttrValue) -> String {
-    match value {
-        AttrValue::Float(v) => format!("{v:?}"),
-        AttrValue::Int(v) => v.to_string(),
-        AttrValue::String(s) => format!("{:?}", String::from_utf8_lossy(s)),
-        AttrValue::Floats(v) => format!("{v:?}"),
-        AttrValue::Ints(v) => format!("{v:?}"),
-        AttrValue::Graph(g) => format!("graph of {} operators", g.op_count()),
-        other => format!("{other:?}"),
-    }
 }

@@ -7,6 +7,7 @@ mod yaml;
 use std::path::{Path, PathBuf};
 
 use paring_ir::manager::Pipeline;
+use paring_ir::recipe::Bound;
 use paring_ir::{OptionError, Registry, recipe};
 use serde_json::{Map, Value as Json, json};
 
@@ -148,7 +149,18 @@ impl Recipe {
 
     /// Binds the recipe to the passes of a registry.
     pub fn pipeline(&self, registry: &Registry) -> Result<Pipeline, RecipeError> {
-        recipe::from_json(&self.json, registry).map_err(|source| RecipeError::Options {
+        self.bind(registry).map(|b| b.pipeline)
+    }
+
+    /// Binds the recipe to the passes and recipes of a registry, and writes included recipes out.
+    pub fn bind(&self, registry: &Registry) -> Result<Bound, RecipeError> {
+        let read = |text: &str| {
+            yaml::read(text).map_err(|e| OptionError::Invalid {
+                path: "text".to_owned(),
+                reason: e.to_string(),
+            })
+        };
+        recipe::from_json(&self.json, registry, &read).map_err(|source| RecipeError::Options {
             origin: self.origin.clone(),
             source,
         })

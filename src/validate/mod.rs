@@ -548,7 +548,10 @@ impl<'a> EngineJudge<'a> {
         for &source in exact {
             match can_run(engine, original, source) {
                 Ok(_) => kept.push(source),
-                Err(e) => notes.push(format!("not validated on {}: {e}", source.describe())),
+                Err(e) => notes.push(format!(
+                    "the original doesn't run on {}: {e}",
+                    source.describe()
+                )),
             }
         }
         if kept.is_empty() {

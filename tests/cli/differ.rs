@@ -103,11 +103,11 @@ fn only_operators_that_differ_are_told_not_all_around_them() {
     let json = paring(&["diff", &before, &replaced, "--json"])
         .exits(1)
         .json();
-    let operators = &json["operators"];
-    assert_eq!(operators["changed"].as_array().unwrap().len(), 1);
-    let change = &operators["changed"][0]["changes"];
-    let expected = serde_json::json!([{ "what": "type", "before": "Relu", "after": "Elu" }]);
-    assert_eq!(*change, expected);
+    let pattern = &json["patterns"][0];
+    assert_eq!(pattern["kind"], "replaced");
+    assert_eq!(pattern["before"], serde_json::json!(["Relu"]));
+    assert_eq!(pattern["after"], serde_json::json!(["Elu"]));
+    assert_eq!(json["operators"]["changed"], serde_json::json!([]));
     // The names change places: now the sum takes its operands the other way round.
     let swapped = dir.model("c.onnx", &text("[r] b = Relu (x) [n] a = Neg (x)"));
     let run = paring(&["diff", &before, &swapped]).exits(1);
@@ -137,6 +137,60 @@ fn functions_are_compared_by_what_they_do() {
         "{}",
         run.out
     );
+}
+
+#[test]
+fn changes_can_be_counted_by_operator_type_and_listed_with_the_alignment() {
+    let dir = Folder::new();
+    let a = dir.model("a.onnx", NET);
+    let b = dir.model("b.onnx", &NET.replace("Relu (b)", "Elu (b)"));
+    let run = paring(&["diff", &a, &b, "--stat"]).exits(1);
+    assert!(run.out.contains(" Relu"), "{}", run.out);
+    assert!(
+        run.out
+            .contains("2 operator types: 1 removed (-), 1 added (+)"),
+        "{}",
+        run.out
+    );
+    let json = paring(&["diff", &a, &b, "--json"]).exits(1).json();
+    assert!(json.get("graphs").is_none());
+    let json = paring(&["diff", &a, &b, "--json", "--alignment"])
+        .exits(1)
+        .json();
+    assert_eq!(json["graphs"][0]["before"][0]["partner"], 0);
+    paring(&["diff", &a, &b, "--alignment"]).exits(2);
+}
+
+#[test]
+fn git_shows_models_as_text() {
+    let dir = Folder::new();
+    let git = |args: &[&str]| {
+        let out = std::process::Command::new("git")
+            .args([
+                "-C",
+                &dir.path("."),
+                "-c",
+                "user.name=n",
+                "-c",
+                "user.email=e",
+            ])
+            .args(args)
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{args:?}: {out:?}");
+        String::from_utf8(out.stdout).unwrap()
+    };
+    git(&["init", "-q"]);
+    dir.file(".gitattributes", "*.onnx diff=paring\n");
+    let command = format!("\"{}\" text", env!("CARGO_BIN_EXE_paring"));
+    git(&["config", "diff.paring.textconv", &command]);
+    dir.model("a.onnx", NET);
+    git(&["add", "."]);
+    git(&["commit", "-q", "-m", "one"]);
+    dir.model("a.onnx", &NET.replace("Relu (b)", "Elu (b)"));
+    let shown = git(&["diff"]);
+    assert!(shown.contains("-  [act] c = Relu (b)"), "{shown}");
+    assert!(shown.contains("+  [act] c = Elu (b)"), "{shown}");
 }
 
 #[test]

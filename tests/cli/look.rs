@@ -7,20 +7,7 @@ fn inspect_has_every_key_that_is_documented() {
     let json = paring(&["inspect", &data("fmnist_mobilenet_bn.onnx"), "--json"])
         .exits(0)
         .json();
-    for key in [
-        "nodes",
-        "constants",
-        "operators",
-        "parameters",
-        "weight_bytes",
-        "zeros",
-        "sparsity",
-        "macs",
-        "macs_assumed",
-        "macs_unknown",
-        "effective_macs",
-        "file_bytes",
-        "opset",
+    let more = [
         "opsets",
         "ir_version",
         "producer",
@@ -30,7 +17,8 @@ fn inspect_has_every_key_that_is_documented() {
         "tensors",
         "layers",
         "shapes",
-    ] {
+    ];
+    for key in CONTENT.iter().chain(&more) {
         assert!(json.get(key).is_some(), "{key}");
     }
     let size = std::fs::metadata(data("fmnist_mobilenet_bn.onnx"))
@@ -104,6 +92,18 @@ fn check_says_what_is_wrong_and_where() {
     run.complains("bad.onnx: ");
     run.complains("net / Softmax \"odd\" / axs");
     paring(&["check", &dir.file("empty.onnx", "")]).exits(3);
+    // What shape inference tells, as the full check of `onnx.checker` does.
+    let odd = "<ir_version: 8, opset_import: [\"\": 17]>
+        net (float[2] x) => (float[3] y) { y = Relu (x) }";
+    let run = paring(&["check", &dir.model("odd.onnx", odd)]).exits(3);
+    run.complains("[V60] net / value \"y\": declared as float[3], but its operator makes float[2]");
+    let new = "<ir_version: 3, opset_import: [\"\": 17]>
+        net (float[2] x) => (float[2] y) { y = Relu (x) }";
+    let new = dir.model("new.onnx", new);
+    let run = paring(&["check", &new]).exits(0);
+    run.complains("warning: ");
+    run.complains("[V02] model: opset 17 came with IR version 8, found version 3");
+    assert_eq!(paring(&["check", &new, "-q"]).exits(0).err, "");
 }
 
 #[test]

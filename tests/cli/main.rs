@@ -134,6 +134,23 @@ fn exists(path: &str) -> bool {
     PathBuf::from(path).exists()
 }
 
+/// The keys that say what is in a model, of `inspect` and of both sides of a report.
+const CONTENT: &[&str] = &[
+    "nodes",
+    "constants",
+    "operators",
+    "parameters",
+    "weight_bytes",
+    "zeros",
+    "sparsity",
+    "macs",
+    "macs_assumed",
+    "macs_unknown",
+    "effective_macs",
+    "file_bytes",
+    "opset",
+];
+
 /// A network of two layers, whose Identity the clean-up removes.
 const NET: &str = r#"<ir_version: 8, opset_import: ["": 17]>
 net (float[batch,16] x) => (float[batch,32] y)

@@ -80,6 +80,18 @@ pub struct OpCost {
 pub struct Costs {
     total: ModelCost,
     ops: HashMap<OpId, OpCost>,
+    weights: HashMap<ValueId, WeightCost>,
+}
+
+/// What one constant that counts as parameters amounts to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct WeightCost {
+    /// The number of elements.
+    pub elements: u64,
+    /// The bytes that they take.
+    pub bytes: u64,
+    /// How many are zero; 0 when they were not counted.
+    pub zeros: u64,
 }
 
 impl Analysis for Costs {
@@ -95,6 +107,11 @@ impl Costs {
     /// The cost of the whole model.
     pub fn total(&self) -> &ModelCost {
         &self.total
+    }
+
+    /// The constant that a value of any graph or function is, when it counts as parameters.
+    pub fn weight(&self, value: ValueId) -> Option<WeightCost> {
+        self.weights.get(&value).copied()
     }
 
     /// The multiply-accumulates of one execution of an operator; for control flow those of
@@ -155,6 +172,7 @@ struct Counter<'a> {
     zeros: bool,
     cost: ModelCost,
     ops: HashMap<OpId, OpCost>,
+    weights: HashMap<ValueId, WeightCost>,
     /// Zeros of constants, with the number of elements.
     sparsity: HashMap<ValueId, (u64, u64)>,
     /// By domain and type.
@@ -175,6 +193,7 @@ fn count(model: &Model, options: &CostOptions, shapes: &Shapes) -> Costs {
             ..ModelCost::default()
         },
         ops: HashMap::new(),
+        weights: HashMap::new(),
         sparsity: HashMap::new(),
         by_type: HashMap::new(),
         functions: functions
@@ -206,6 +225,7 @@ fn count(model: &Model, options: &CostOptions, shapes: &Shapes) -> Costs {
     Costs {
         total: cost,
         ops: counter.ops,
+        weights: counter.weights,
     }
 }
 
@@ -278,6 +298,12 @@ impl<'a> Counter<'a> {
         if shape_data.holds(value, integer) {
             return;
         }
+        let of_value = WeightCost {
+            elements: weight.elements,
+            bytes: weight.bytes,
+            zeros: weight.zeros,
+        };
+        self.weights.insert(value, of_value);
         let cost = &mut self.cost;
         cost.parameters = cost.parameters.saturating_add(weight.elements);
         cost.weight_bytes = cost.weight_bytes.saturating_add(weight.bytes);

@@ -10,11 +10,15 @@ use std::sync::Arc;
 
 use crate::model::Model;
 
+pub mod channels;
 pub mod cost;
 pub mod shapes;
+pub mod structure;
 
-pub use cost::{CostOptions, Costs, ModelCost};
+pub use channels::{ChannelOptions, Channels};
+pub use cost::{CostOptions, Costs, ModelCost, WeightCost};
 pub use shapes::{ShapeOptions, Shapes, SymDim, TensorFact};
+pub use structure::{Anchors, Constants, Detail, Hashes, Structure};
 
 /// Something computed from a model.
 pub trait Analysis: Send + Sync + Sized + 'static {

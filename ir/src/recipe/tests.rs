@@ -60,11 +60,30 @@ pass!(First, "look-around", Options);
 pass!(Second, "make-noise", OtherOptions);
 
 fn registry() -> Registry {
-    Registry::new().with::<First>().with::<Second>()
+    Registry::new()
+        .with::<First>()
+        .with::<Second>()
+        .with_recipe(
+            "quiet",
+            r#"{"passes": ["look-around"], "accept": {"min-cosine": 0.5, "max-size-ratio": 0.5}}"#,
+        )
+        .with_recipe("loud", r#"{"passes": [{"recipe": "quiet"}, "make-noise"]}"#)
+        .with_recipe(
+            "long",
+            r#"{"passes": [{"repeat": {"passes": ["make-noise"]}}]}"#,
+        )
+        .with_recipe("self", r#"{"passes": [{"recipe": "other"}]}"#)
+        .with_recipe("other", r#"{"passes": [{"recipe": "self"}]}"#)
+        .with_recipe("odd", r#"{"passes": [{"make-noise": {"mod": 1}}]}"#)
+        .with_recipe("broken", "{")
+}
+
+fn parse(text: &str) -> Result<Json, OptionError> {
+    serde_json::from_str(text).map_err(|e| invalid("text", e.to_string()))
 }
 
 fn read(recipe: Json) -> Result<Pipeline, OptionError> {
-    from_json(&recipe, &registry())
+    from_json(&recipe, &registry(), &parse).map(|b| b.pipeline)
 }
 
 #[test]
@@ -195,8 +214,90 @@ fn mistakes_are_named_with_their_place() {
 }
 
 #[test]
+fn included_recipes_are_written_out() {
+    let recipe = json!({
+        "passes": ["make-noise", { "recipe": "loud" }, { "repeat": { "max": 2, "passes": [{ "recipe": "quiet" }] } }],
+        "accept": { "min-cosine": 0.9 },
+    });
+    let bound = from_json(&recipe, &registry(), &parse).unwrap();
+    let names: Vec<&str> = bound.pipeline.steps().map(|s| s.pass.info().name).collect();
+    assert_eq!(
+        names,
+        ["make-noise", "look-around", "make-noise", "look-around"]
+    );
+    let expected = json!({
+        "passes": [
+            "make-noise",
+            "look-around",
+            "make-noise",
+            { "repeat": { "max": 2, "passes": ["look-around"] } },
+        ],
+        // Of the limits of "quiet" those that are not set.
+        "accept": { "min-cosine": 0.9, "max-size-ratio": 0.5 },
+    });
+    assert_eq!(bound.json, expected);
+    assert_eq!(bound.pipeline.accept.min_cosine, Some(0.9));
+    assert_eq!(bound.pipeline.accept.max_size_ratio, Some(0.5));
+    let plain = json!({ "passes": ["make-noise"], "accept": { "min-sqnr-db": 10 } });
+    assert_eq!(from_json(&plain, &registry(), &parse).unwrap().json, plain);
+}
+
+#[test]
+fn recipes_that_can_not_be_included_are_named() {
+    for (step, message) in [
+        (
+            json!({"recipe": "quite"}),
+            "passes[0].recipe: there is no ready-made recipe \"quite\"; did you mean \"quiet\"?",
+        ),
+        (
+            json!({"recipe": "a-file.yaml"}),
+            "passes[0].recipe: there is no ready-made recipe \"a-file.yaml\"; known are quiet, loud, long, self, other, odd, broken",
+        ),
+        (
+            json!({"recipe": ["quiet"]}),
+            "passes[0].recipe: expected the name of a ready-made recipe",
+        ),
+        (
+            json!({"recipe": "self"}),
+            "passes[0].recipe(self).passes[0].recipe(other).passes[0].recipe: self includes other includes self, which goes round in a circle",
+        ),
+        (
+            json!({"recipe": "odd"}),
+            "passes[0].recipe(odd).passes[0].make-noise: there is no \"mod\" here; did you mean \"mode\"?",
+        ),
+        (
+            json!({"repeat": {"passes": [{"recipe": "long"}]}}),
+            "passes[0].repeat.passes[0].recipe(long).passes[0]: a group that repeats can't stand in another one",
+        ),
+    ] {
+        let found = read(json!({"passes": [step]})).err().map(|e| e.to_string());
+        assert_eq!(found.as_deref(), Some(message));
+    }
+    let broken = read(json!({"passes": [{"recipe": "broken"}]})).unwrap_err();
+    assert!(
+        broken
+            .to_string()
+            .starts_with("passes[0].recipe(broken).text: "),
+        "{broken}"
+    );
+    // Twice the same recipe is no circle.
+    assert!(read(json!({"passes": [{"recipe": "loud"}, {"recipe": "quiet"}]})).is_ok());
+}
+
+#[test]
+fn the_schema_knows_the_recipes() {
+    let schema = json_schema(&registry());
+    let names = &schema["$defs"]["include"]["properties"]["recipe"]["enum"];
+    assert_eq!(names[0], "quiet");
+    assert_eq!(names.as_array().map(Vec::len), Some(7));
+}
+
+#[test]
 fn a_pass_by_itself_has_no_place_in_front() {
-    let message = item("", &json!({"look-around": {"mod": 1}}), &registry())
+    let Json::Object(options) = json!({"mod": 1}) else {
+        panic!("a map")
+    };
+    let message = pass("", "look-around", options, &registry())
         .err()
         .map(|e| e.to_string());
     assert_eq!(

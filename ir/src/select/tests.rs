@@ -307,3 +307,30 @@ fn far_words_are_not_suggested() {
     );
     assert_eq!(nearest("quantize", words), None);
 }
+
+#[test]
+fn a_pass_without_options_says_that_nothing_can_be_set() {
+    let parse = |given: Json| {
+        let Json::Object(given) = given else {
+            panic!("a map")
+        };
+        OptionSet::<NoOptions>::parse("p", &given).map_err(|e| e.to_string())
+    };
+    assert!(parse(json!({ "by-type": { "Gemm": "skip" } })).is_ok());
+    for (given, message) in [
+        (
+            json!({ "factor": 1 }),
+            "p: there is no \"factor\" here; nothing can be set here",
+        ),
+        (
+            json!({ "by-typ": {} }),
+            "p: there is no \"by-typ\" here; did you mean \"by-type\"?",
+        ),
+        (
+            json!({ "by-type": { "Gemm": { "factor": 1 } } }),
+            "p.by-type.Gemm: there is no \"factor\" here; nothing can be set here",
+        ),
+    ] {
+        assert_eq!(parse(given).err().as_deref(), Some(message));
+    }
+}

@@ -46,6 +46,12 @@
 //! | **V52** | operators mean the same in a function's opset and in the model's |
 //! | **V53** | a function has no initializers, and no attribute or output twice |
 //! | **V54** *W* | the IR version allows functions and overloads |
+//! | **V60** | values have the types that are declared for them |
+//! | **V61** | the inputs and attributes of an operator fit together |
+//!
+//! The last two are told by shape inference, and by [`check_with`] alone: engines run many a model
+//! that says the wrong shape of a value, and passes bring such declarations up to date.
+//! `onnx.checker` knows both as its full check.
 //!
 //! That a name has one source, and that operators stand in an order that can be run, holds of
 //! every [`Graph`] by construction: see there.
@@ -59,6 +65,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use crate::analysis::shapes::{Conflict, ConflictKind, Shapes};
 use crate::escape;
 use crate::graph::Graph;
 use crate::model::{Function, Model, OpsetImport, ir_version_for};
@@ -103,15 +110,17 @@ pub struct Violation {
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}[{}] {}: {}",
-            self.severity, self.code, self.place, self.message
-        )?;
-        if !self.help.is_empty() {
-            write!(f, "; {}", self.help)?;
+        write!(f, "{}[{}] {}", self.severity, self.code, self.text())
+    }
+}
+
+impl Violation {
+    /// Where, what, and what to do, without code and severity.
+    pub fn text(&self) -> String {
+        match self.help.is_empty() {
+            true => format!("{}: {}", self.place, self.message),
+            false => format!("{}: {}; {}", self.place, self.message, self.help),
         }
-        Ok(())
     }
 }
 
@@ -127,6 +136,28 @@ pub struct Findings {
 }
 
 impl Findings {
+    /// The errors, if there are any; warnings pass.
+    pub fn into_result(mut self) -> Result<(), VerifyErrors> {
+        if self.errors == 0 {
+            return Ok(());
+        }
+        self.violations.retain(|v| v.severity == Severity::Error);
+        Err(VerifyErrors {
+            violations: self.violations,
+            errors: self.errors,
+        })
+    }
+
+    /// How many violations of a severity are counted and not listed.
+    pub fn unlisted(&self, severity: Severity) -> usize {
+        let all = match severity {
+            Severity::Warning => self.warnings,
+            Severity::Error => self.errors,
+        };
+        let listed = self.violations.iter().filter(|v| v.severity == severity);
+        all.saturating_sub(listed.count())
+    }
+
     fn push(&mut self, violation: Violation) {
         match violation.severity {
             Severity::Error => self.errors += 1,
@@ -172,15 +203,7 @@ impl fmt::Display for VerifyErrors {
 
 /// Checks a model; warnings pass. [`check`] tells them.
 pub fn verify(model: &Model) -> Result<(), VerifyErrors> {
-    let mut found = check(model);
-    if found.errors == 0 {
-        return Ok(());
-    }
-    found.violations.retain(|v| v.severity == Severity::Error);
-    Err(VerifyErrors {
-        violations: found.violations,
-        errors: found.errors,
-    })
+    check(model).into_result()
 }
 
 /// Everything that doesn't hold of a model, warnings too. Takes linear time.
@@ -208,6 +231,32 @@ pub fn check(model: &Model) -> Findings {
     }
     verifier.function_calls(model);
     verifier.found
+}
+
+/// Everything that doesn't hold of a model, by the inferred shapes too. Shapes must be those of
+/// this state of the model.
+pub fn check_with(model: &Model, shapes: &Shapes) -> Findings {
+    let mut found = check(model);
+    for conflict in shapes.conflicts() {
+        found.push(Violation::from(conflict));
+    }
+    found
+}
+
+impl From<&Conflict> for Violation {
+    fn from(conflict: &Conflict) -> Violation {
+        let (code, help) = match conflict.kind {
+            ConflictKind::Declared { .. } => ("V60", "correct the declaration or leave it out"),
+            ConflictKind::Operator { .. } => ("V61", ""),
+        };
+        Violation {
+            code,
+            severity: Severity::Error,
+            place: conflict.place.clone(),
+            message: conflict.reason(),
+            help: help.to_owned(),
+        }
+    }
 }
 
 /// What calls a function: domain, name, overload.

@@ -57,6 +57,53 @@ fn a_valid_model_holds() {
 }
 
 #[test]
+fn contradictions_of_shapes_are_errors_of_the_full_check_alone() {
+    let all = |m: &Model| -> Vec<String> {
+        let shapes = Shapes::infer(m, &Default::default());
+        let found = check_with(m, &shapes).violations;
+        found.iter().map(Violation::to_string).collect()
+    };
+    for (rest, expected) in [
+        (
+            "(float[2] x) => (float[3] y) { y = Relu (x) }",
+            "error[V60] g / value \"y\": declared as float[3], but its operator makes float[2]; correct the declaration or leave it out",
+        ),
+        (
+            "(float[2,3] x) => (float[2,3] y) { [odd] y = MatMul (x, x) }",
+            "error[V61] g / MatMul \"odd\": ",
+        ),
+    ] {
+        let m = model(rest);
+        holds(&m);
+        let found = all(&m);
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert!(found[0].starts_with(expected), "{}", found[0]);
+    }
+    // A symbol is no contradiction to a number, and neither is another symbol.
+    let open = model("(float[n] x) => (float[2] y, float[m] z) { y = Relu (x) z = Abs (x) }");
+    assert_eq!(all(&open), [] as [String; 0]);
+}
+
+#[test]
+fn what_is_not_listed_is_counted() {
+    let mut found = Findings::default();
+    for severity in [Severity::Warning, Severity::Error] {
+        for _ in 0..MAX_VIOLATIONS {
+            found.push(Violation {
+                code: "V00",
+                severity,
+                place: "model".to_owned(),
+                message: "odd".to_owned(),
+                help: String::new(),
+            });
+        }
+    }
+    assert_eq!(found.unlisted(Severity::Warning), MAX_VIOLATIONS);
+    assert_eq!(found.unlisted(Severity::Error), 0);
+    assert_eq!(found.into_result().unwrap_err().errors, MAX_VIOLATIONS);
+}
+
+#[test]
 fn places_and_help_are_said() {
     let m = model(&format!("{SIGNATURE} {{ [act] y = Relu (x, \"\", x) }}"));
     let found = verify(&m).unwrap_err();

@@ -102,17 +102,22 @@ pub enum ConflictKind {
 
 impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.place)?;
+        write!(f, "{}: {}", self.place, self.reason())
+    }
+}
+
+impl Conflict {
+    /// What is wrong, without the place.
+    pub fn reason(&self) -> String {
         match &self.kind {
             ConflictKind::Declared {
                 declared, inferred, ..
-            } => write!(
-                f,
+            } => format!(
                 "declared as {}, but its operator makes {}",
                 TypeText(declared),
                 TypeText(inferred)
             ),
-            ConflictKind::Operator { reason, .. } => f.write_str(reason),
+            ConflictKind::Operator { reason, .. } => reason.clone(),
         }
     }
 }

@@ -1,23 +1,23 @@
-//! What the layout passes share: facts about values, axes as attributes or inputs, shapes as
-//! targets of `Reshape`, and the removal of what a rewrite leaves unused.
+//! What passes know about values while they edit, axes as attributes or inputs, and shapes as
+//! targets of `Reshape`.
 
 use std::sync::Arc;
 
 use paring_ir::analysis::Shapes;
 use paring_ir::analysis::shapes::SymDim;
-use paring_ir::{
-    Changed, Graph, GraphError, Model, NewOp, Op, OpId, PassContext, PassError, Tensor, ValueId,
-};
+use paring_ir::{DType, Graph, Model, OpId, PassContext, ValueId};
 
-/// The oldest opset that the layout passes read: before 7, operators broadcast otherwise.
+use crate::common::any_op;
+
+/// The oldest opset that rewrites read: before 7, binary operators broadcast by attributes.
 pub(crate) const OLDEST_OPSET: i64 = 7;
 
 /// Longer lists of integers are not looked at.
 const MAX_INTS: usize = 4096;
 
 /// Facts about the values of a model before a pass edits it. Rewrites keep every value that
-/// survives equal to what it was, so a fact holds for as long as its value is there; values that
-/// the pass adds have no facts.
+/// survives equal to what it was, so a fact holds for as long as its value is there; of values
+/// that the pass adds nothing is known but constants and declared types.
 pub(crate) struct Facts {
     shapes: Arc<Shapes>,
     /// The version of the standard operators.
@@ -29,20 +29,21 @@ impl Facts {
     pub(crate) fn when(
         model: &Model,
         cx: &mut PassContext<'_>,
-        candidate: impl Fn(&Graph, OpId, &Op) -> bool,
+        candidate: impl Fn(&Graph, OpId) -> bool,
     ) -> Option<Facts> {
         let opset = model.opset();
-        if opset < OLDEST_OPSET {
-            return None;
-        }
-        let mut found = false;
-        model.for_each_graph(&mut |g| {
-            found = found || g.ops().any(|op| candidate(g, op, g.op(op)));
-        });
-        found.then(|| Facts {
+        (opset >= OLDEST_OPSET && any_op(model, candidate)).then(|| Facts {
             shapes: cx.analysis::<Shapes>(model),
             opset,
         })
+    }
+
+    /// One dimension of a value, when it is a fixed number.
+    pub(crate) fn dim(&self, graph: &Graph, v: ValueId, axis: usize) -> Option<usize> {
+        match graph.tensor(v) {
+            Some(t) => t.dims().get(axis).copied(),
+            None => usize::try_from(self.shapes.dims(v)?.get(axis)?.known()?).ok(),
+        }
     }
 
     /// The dimensions of a value, when their number is known.
@@ -62,11 +63,20 @@ impl Facts {
     }
 
     /// The element type.
-    pub(crate) fn dtype(&self, graph: &Graph, v: ValueId) -> Option<paring_ir::DType> {
+    pub(crate) fn dtype(&self, graph: &Graph, v: ValueId) -> Option<DType> {
         match graph.tensor(v) {
             Some(t) => Some(t.dtype()),
-            None => self.shapes.dtype(v),
+            None => self
+                .shapes
+                .dtype(v)
+                .or_else(|| graph.value(v).declared_type()?.dtype()),
         }
+    }
+
+    /// Whether an elementwise operator with a constant of `constant_rank` dimensions, all of
+    /// them 1, gives `v` its own shape back: the constant must not add dimensions.
+    pub(crate) fn keeps_rank(&self, graph: &Graph, v: ValueId, constant_rank: usize) -> bool {
+        constant_rank == 0 || self.rank(graph, v).is_some_and(|r| r >= constant_rank)
     }
 
     /// The elements of a value that are known integers, whether it is a constant or computed.
@@ -234,143 +244,6 @@ pub(crate) fn inserted_axes(from: &[SymDim], to: &[SymDim]) -> Option<Vec<i64>> 
         }
     }
     (rest.next().is_none() && !axes.is_empty()).then_some(axes)
-}
-
-/// A constant of one dimension with these integers.
-pub(crate) fn add_ints(
-    graph: &mut Graph,
-    hint: &str,
-    ints: &[i64],
-    sources: &[ValueId],
-) -> Result<ValueId, GraphError> {
-    let v = graph.add_constant(hint, Tensor::vector(ints))?;
-    graph.set_tensor_sources(v, sources)?;
-    Ok(v)
-}
-
-/// A `Squeeze` or `Unsqueeze` of a value over these axes, in the form of the opset.
-pub(crate) fn axes_op(
-    graph: &mut Graph,
-    opset: i64,
-    op_type: &str,
-    input: ValueId,
-    axes: &[i64],
-    hint: &str,
-) -> Result<NewOp, GraphError> {
-    let new = NewOp::new(op_type).input(input);
-    if opset < 13 {
-        return Ok(new.attr("axes", axes));
-    }
-    let axes = add_ints(graph, &format!("{hint}_axes"), axes, &[])?;
-    Ok(new.input(axes))
-}
-
-/// The name of an operator's first output, for hints of names.
-pub(crate) fn output_name(graph: &Graph, op: OpId) -> String {
-    graph
-        .get_op(op)
-        .and_then(|o| o.output(0))
-        .and_then(|v| graph.get_value(v))
-        .map_or_else(String::new, |v| v.name().to_string())
-}
-
-/// Removes an operator when nothing uses its outputs, and in turn the operators and constants
-/// that only it used.
-pub(crate) fn sweep(graph: &mut Graph, op: OpId) -> Result<(), GraphError> {
-    let mut waiting = vec![op];
-    while let Some(op) = waiting.pop() {
-        let Some(o) = graph.get_op(op) else { continue };
-        if o.has_subgraphs()
-            || o.outputs()
-                .iter()
-                .flatten()
-                .any(|&v| !graph.value(v).is_unused())
-        {
-            continue;
-        }
-        let inputs: Vec<ValueId> = o.inputs().flatten().collect();
-        graph.remove_op(op)?;
-        for v in inputs {
-            waiting.extend(sweep_value(graph, v)?);
-        }
-    }
-    Ok(())
-}
-
-/// Removes a constant that nothing uses; the producer of another unused value is the answer.
-pub(crate) fn sweep_value(graph: &mut Graph, v: ValueId) -> Result<Option<OpId>, GraphError> {
-    let Some(value) = graph.get_value(v) else {
-        return Ok(None);
-    };
-    if !value.is_unused() {
-        return Ok(None);
-    }
-    // An initializer that a file of IR version 3 lists as an input stays listed.
-    if value.as_constant().is_some() && graph.listed_inputs().is_empty() {
-        graph.remove_value(v)?;
-        return Ok(None);
-    }
-    Ok(graph.producer(v))
-}
-
-/// Makes everything that takes the output of `op` take `source`, which is the same tensor. Where
-/// a graph output can't be renamed (its source is a graph input or another output), the operator
-/// becomes an `Identity`; that is worth it only when `op` stands for more than one operator.
-pub(crate) fn bypass(
-    graph: &mut Graph,
-    op: OpId,
-    source: ValueId,
-    from: &[OpId],
-) -> Result<(), GraphError> {
-    let o = graph.op(op);
-    let inputs: Vec<ValueId> = o.inputs().flatten().collect();
-    let Some(out) = o.output(0) else {
-        return Ok(());
-    };
-    if graph.can_replace(out, source) {
-        graph.replace_value(out, source)?;
-        return sweep(graph, op);
-    }
-    let identity = NewOp::new("Identity")
-        .input(source)
-        .from(from.iter().copied());
-    graph.replace_op(op, identity)?;
-    for v in inputs {
-        if let Some(producer) = sweep_value(graph, v)? {
-            sweep(graph, producer)?;
-        }
-    }
-    Ok(())
-}
-
-/// Replaces an operator and removes what only it used.
-pub(crate) fn replace(graph: &mut Graph, op: OpId, new: NewOp) -> Result<OpId, GraphError> {
-    let inputs: Vec<ValueId> = graph.op(op).inputs().flatten().collect();
-    let id = graph.replace_op(op, new)?;
-    for v in inputs {
-        if let Some(producer) = sweep_value(graph, v)? {
-            sweep(graph, producer)?;
-        }
-    }
-    Ok(id)
-}
-
-/// Calls `visit` for every operator of every graph, innermost graphs first, each graph in
-/// topological order; operators that an earlier call removed are passed over.
-pub(crate) fn visit_ops(
-    model: &mut Model,
-    visit: &mut dyn FnMut(&mut Graph, OpId) -> Result<Changed, PassError>,
-) -> Result<Changed, PassError> {
-    let mut changed = Changed::No;
-    model.edit_graphs(&mut |graph| {
-        for op in graph.topological_order()? {
-            if graph.get_op(op).is_some() {
-                changed |= visit(graph, op)?;
-            }
-        }
-        Ok::<(), PassError>(())
-    })?;
-    Ok(changed)
 }
 
 #[cfg(test)]

@@ -1,0 +1,453 @@
+//! Codes, codebooks and scales of a weight.
+
+use std::collections::HashSet;
+
+use half::{bf16, f16};
+use paring_ir::{DType, PassError};
+use rayon::prelude::*;
+
+use super::kmeans::{self, MAX_POINTS, Weighted};
+use crate::layers::Layer;
+
+/// The elements of a weight by output channel.
+///
+/// In memory a weight is `[outer, inputs, outputs, kernel]` when `swapped`, else
+/// `[outer, outputs, inputs, kernel]`, which is by channel already. There are `outer` x `outputs`
+/// channels of `inputs` x `kernel` elements.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Order {
+    pub(super) outer: usize,
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+    pub(super) kernel: usize,
+    pub(super) swapped: bool,
+}
+
+impl Order {
+    /// Of a layer's weight.
+    pub(super) fn of(layer: &Layer) -> Order {
+        let layout = &layer.layout;
+        let kernel: usize = layer.dims[layout.kernel_axes.clone()].iter().product();
+        if layout.output_axis < layout.input_axis {
+            let inner = layer.dims[layout.input_axis] * kernel;
+            return Order::rows(layer.len() / inner.max(1), inner);
+        }
+        let batches: usize = layer.dims[layout.batch_axes.clone()].iter().product();
+        let outer = layout.groups * batches;
+        let inputs = layer.dims[layout.input_axis] / layout.groups.max(1);
+        Order {
+            outer,
+            inputs,
+            outputs: layer.dims[layout.output_axis],
+            kernel,
+            swapped: true,
+        }
+    }
+
+    /// Of a matrix whose rows are the channels.
+    pub(super) fn rows(channels: usize, elements: usize) -> Order {
+        Order {
+            outer: 1,
+            inputs: elements,
+            outputs: channels,
+            kernel: 1,
+            swapped: false,
+        }
+    }
+
+    pub(super) fn channels(&self) -> usize {
+        self.outer * self.outputs
+    }
+
+    /// The elements of a channel.
+    pub(super) fn width(&self) -> usize {
+        self.inputs * self.kernel
+    }
+
+    /// Where an element of a channel stands in memory.
+    pub(super) fn place(&self, channel: usize, element: usize) -> usize {
+        if !self.swapped {
+            return channel * self.width() + element;
+        }
+        let (a, o) = (channel / self.outputs, channel % self.outputs);
+        let (i, k) = (element / self.kernel, element % self.kernel);
+        ((a * self.inputs + i) * self.outputs + o) * self.kernel + k
+    }
+
+    /// Elements in memory, by channel.
+    pub(super) fn by_channel<T: Copy>(&self, memory: &[T]) -> Vec<T> {
+        if !self.swapped {
+            return memory.to_vec();
+        }
+        (0..self.channels())
+            .flat_map(|c| (0..self.width()).map(move |e| (c, e)))
+            .map(|(c, e)| memory[self.place(c, e)])
+            .collect()
+    }
+
+    /// Elements by channel, as they stand in memory.
+    pub(super) fn in_memory<T: Copy>(&self, by_channel: &[T]) -> Vec<T> {
+        let mut out = by_channel.to_vec();
+        if self.swapped {
+            for (i, &x) in by_channel.iter().enumerate() {
+                out[self.place(i / self.width().max(1), i % self.width().max(1))] = x;
+            }
+        }
+        out
+    }
+}
+
+/// A weight as codes, by channel.
+#[derive(Clone, Debug)]
+pub(super) struct Coded {
+    /// The element type of the weight.
+    pub(super) dtype: DType,
+    /// Bits of a code.
+    pub(super) bits: u32,
+    /// The elements of a channel.
+    pub(super) width: usize,
+    /// Channels that share a codebook.
+    pub(super) group: usize,
+    /// The codebooks, ascending, at most `2^bits` centroids each.
+    pub(super) books: Vec<Vec<f64>>,
+    /// What a channel's centroids are multiplied by.
+    pub(super) scales: Option<Vec<f64>>,
+    /// The codes.
+    pub(super) codes: Vec<u8>,
+}
+
+impl Coded {
+    pub(super) fn scale(&self, channel: usize) -> f64 {
+        self.scales.as_ref().map_or(1.0, |s| s[channel])
+    }
+
+    /// What the codes stand for, by channel, as an engine computes it.
+    pub(super) fn decoded(&self) -> Vec<f64> {
+        let channels = self.codes.chunks(self.width.max(1)).enumerate();
+        channels
+            .flat_map(|(c, codes)| {
+                let (book, scale) = (&self.books[c / self.group], self.scale(c));
+                let scaled = self.scales.is_some();
+                codes.iter().map(move |&code| {
+                    let x = book[usize::from(code)];
+                    // Products of two floats are exact in double precision, so this rounds once.
+                    if scaled { round(self.dtype, x * scale) } else { x }
+                })
+            })
+            .collect()
+    }
+
+    /// Rounds centroids and scales to the weight's type.
+    pub(super) fn rounded(mut self) -> Coded {
+        let dtype = self.dtype;
+        let all = self.books.iter_mut().flatten();
+        for x in all.chain(self.scales.iter_mut().flatten()) {
+            *x = round(dtype, *x);
+        }
+        self
+    }
+}
+
+/// The nearest number of a type.
+pub(super) fn round(dtype: DType, x: f64) -> f64 {
+    match dtype {
+        DType::F32 => f64::from(x as f32),
+        DType::F16 => f64::from(f16::from_f64(x)),
+        DType::BF16 => f64::from(bf16::from_f64(x)),
+        _ => x,
+    }
+}
+
+/// How a weight is clustered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settings {
+    pub(super) bits: u32,
+    /// Channels that share a codebook.
+    pub(super) group: usize,
+    /// Zeros get a centroid of their own.
+    pub(super) keep_zeros: bool,
+    /// Each channel gets a scale.
+    pub(super) scales: bool,
+}
+
+impl Settings {
+    pub(super) fn clusters(self) -> usize {
+        1 << self.bits
+    }
+}
+
+/// How much the elements of a channel count, by block: all channels of a block alike.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Importance {
+    pub(super) blocks: Vec<Vec<f64>>,
+}
+
+impl Importance {
+    fn of(&self, channel: usize, channels: usize) -> Option<&[f64]> {
+        let block = channel * self.blocks.len() / channels.max(1);
+        self.blocks.get(block).map(Vec::as_slice)
+    }
+}
+
+/// A weight whose codebooks hold every value that it has, so that nothing is lost.
+pub(super) fn exact(values: &[f64], width: usize, dtype: DType, settings: Settings) -> Option<Coded> {
+    let mut books = Vec::new();
+    for group in values.chunks(group_len(width, settings)) {
+        let mut seen = HashSet::new();
+        for x in group {
+            // Both zeros are one value.
+            if seen.insert((x + 0.0).to_bits()) && seen.len() > settings.clusters() {
+                return None;
+            }
+        }
+        let mut book: Vec<f64> = seen.into_iter().map(f64::from_bits).collect();
+        book.sort_by(f64::total_cmp);
+        books.push(book);
+    }
+    let mut coded = Coded {
+        dtype,
+        bits: settings.bits,
+        width,
+        group: settings.group,
+        books,
+        scales: None,
+        codes: Vec::new(),
+    };
+    assign(&mut coded, values);
+    Some(coded)
+}
+
+fn group_len(width: usize, settings: Settings) -> usize {
+    (width * settings.group).max(1)
+}
+
+/// Clusters a weight, whose elements are given by channel and finite. `importance` weighs the
+/// squared errors. Must run inside a thread pool.
+pub(super) fn fit(
+    values: &[f64],
+    width: usize,
+    dtype: DType,
+    importance: &Importance,
+    settings: Settings,
+) -> Result<Coded, PassError> {
+    let channels = values.len() / width.max(1);
+    let mut scales = settings
+        .scales
+        .then(|| values.chunks(width.max(1)).map(root_mean_square).collect::<Vec<f64>>());
+    // Rough codebooks are enough to find scales.
+    let rounds = if settings.scales { 3 } else { 1 };
+    let mut coded = None;
+    for round in 1..=rounds {
+        let points = if round == rounds { MAX_POINTS } else { 1 << 12 };
+        let job = Job {
+            values,
+            width,
+            channels,
+            importance,
+            scales: scales.as_deref(),
+            settings,
+            points,
+        };
+        let groups: Vec<usize> = (0..channels.div_ceil(settings.group)).collect();
+        let books: Vec<Vec<f64>> = groups.into_par_iter().map(|g| job.book(g)).collect();
+        let mut next = Coded {
+            dtype,
+            bits: settings.bits,
+            width,
+            group: settings.group,
+            books,
+            scales: scales.clone(),
+            codes: Vec::new(),
+        };
+        if round == rounds {
+            next = next.rounded();
+        }
+        assign(&mut next, values);
+        if round < rounds {
+            scales = scales.map(|s| rescaled(&next, values, importance, &s));
+        }
+        coded = Some(next);
+    }
+    coded.ok_or_else(|| PassError::Bug("no round of clustering ran".to_owned()))
+}
+
+fn root_mean_square(values: &[f64]) -> f64 {
+    let sum: f64 = values.iter().map(|x| x * x).sum();
+    let mean = (sum / values.len().max(1) as f64).sqrt();
+    // A channel that training switched off needs no scale.
+    if mean > 1e-30 { mean } else { 1.0 }
+}
+
+struct Job<'a> {
+    values: &'a [f64],
+    width: usize,
+    channels: usize,
+    importance: &'a Importance,
+    scales: Option<&'a [f64]>,
+    settings: Settings,
+    points: usize,
+}
+
+impl Job<'_> {
+    /// The codebook of one group.
+    fn book(&self, group: usize) -> Vec<f64> {
+        let first = group * self.settings.group;
+        let channels = first..(first + self.settings.group).min(self.channels);
+        let mut numbers: Vec<Weighted> = Vec::with_capacity(channels.len() * self.width);
+        let mut zeros = false;
+        for c in channels {
+            let scale = self.scales.map_or(1.0, |s| s[c]);
+            let weights = self.importance.of(c, self.channels);
+            let row = &self.values[c * self.width..(c + 1) * self.width];
+            for (e, &x) in row.iter().enumerate() {
+                if x == 0.0 && self.settings.keep_zeros {
+                    zeros = true;
+                    continue;
+                }
+                let weight = weights.map_or(1.0, |w| w[e]) * scale * scale;
+                // Below the range of the type all weights would be nothing.
+                numbers.push(((x / scale) as f32, (weight as f32).max(f32::MIN_POSITIVE)));
+            }
+        }
+        let clusters = self.settings.clusters() - usize::from(zeros);
+        let mut book = match numbers.is_empty() {
+            true => Vec::new(),
+            false => kmeans::centres(&mut numbers, clusters, self.points),
+        };
+        if zeros && !book.contains(&0.0) {
+            book.push(0.0);
+            book.sort_by(f64::total_cmp);
+        }
+        book
+    }
+}
+
+/// Gives each value the code of the nearest centroid.
+pub(super) fn assign(coded: &mut Coded, values: &[f64]) {
+    let mut codes = vec![0u8; values.len()];
+    let width = coded.width.max(1);
+    let rows = codes.par_chunks_mut(width).zip(values.par_chunks(width));
+    rows.enumerate().for_each(|(c, (codes, values))| {
+        let lookup = Lookup::new(&coded.books[c / coded.group]);
+        let scale = coded.scale(c);
+        for (code, &x) in codes.iter_mut().zip(values) {
+            *code = lookup.nearest(x / scale);
+        }
+    });
+    coded.codes = codes;
+}
+
+/// Finds the nearest of ascending numbers.
+pub(super) struct Lookup {
+    middles: Vec<f64>,
+}
+
+impl Lookup {
+    pub(super) fn new(book: &[f64]) -> Lookup {
+        let middles = book.windows(2).map(|b| b[0] + (b[1] - b[0]) / 2.0);
+        Lookup {
+            middles: middles.collect(),
+        }
+    }
+
+    /// The index of the nearest number.
+    pub(super) fn nearest(&self, x: f64) -> u8 {
+        u8::try_from(self.middles.partition_point(|&m| m < x)).unwrap_or(u8::MAX)
+    }
+}
+
+/// Scales that fit the codes best.
+fn rescaled(coded: &Coded, values: &[f64], importance: &Importance, old: &[f64]) -> Vec<f64> {
+    let channels = old.len();
+    let width = coded.width.max(1);
+    let rows = coded.codes.chunks(width).zip(values.chunks(width));
+    let fitted = rows.enumerate().map(|(c, (codes, values))| {
+        let book = &coded.books[c / coded.group];
+        let weights = importance.of(c, channels);
+        let (mut dot, mut square) = (0.0, 0.0);
+        for (e, (&code, &x)) in codes.iter().zip(values).enumerate() {
+            let (q, w) = (book[usize::from(code)], weights.map_or(1.0, |w| w[e]));
+            dot += w * q * x;
+            square += w * q * q;
+        }
+        let scale = dot / square;
+        if scale.is_finite() && scale > 1e-30 { scale } else { old[c] }
+    });
+    fitted.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+
+    use super::*;
+
+    const PLAIN: Settings = Settings {
+        bits: 1,
+        group: 1,
+        keep_zeros: true,
+        scales: false,
+    };
+
+    fn values(n: usize) -> Vec<f64> {
+        (0..n).map(|i| f64::from((i as f32 * 0.7).sin())).collect()
+    }
+
+    #[test]
+    fn orders_are_undone() {
+        let order = Order {
+            outer: 2,
+            inputs: 3,
+            outputs: 2,
+            kernel: 2,
+            swapped: true,
+        };
+        let memory: Vec<usize> = (0..24).collect();
+        let by_channel = order.by_channel(&memory);
+        assert_eq!(by_channel[..6], [0, 1, 4, 5, 8, 9]);
+        assert_eq!(order.in_memory(&by_channel), memory);
+    }
+
+    #[test]
+    fn zeros_have_a_centroid_of_their_own() {
+        let values = [0.0, 1.0, 1.1, 0.0, -3.0, 0.0];
+        let coded = fit(&values, 6, DType::F64, &Importance::default(), PLAIN).unwrap();
+        let decoded = coded.decoded();
+        assert!(values.iter().zip(&decoded).all(|(x, d)| (*x == 0.0) == (*d == 0.0) || *d == 0.0));
+        assert_eq!(coded.books[0].len(), 2);
+    }
+
+    #[test]
+    fn scales_make_channels_alike() {
+        let base = values(64);
+        let scaled: Vec<f64> = (0..4)
+            .flat_map(|c| base.iter().map(move |x| x * 10f64.powi(c)))
+            .collect();
+        let settings = Settings {
+            bits: 4,
+            group: 4,
+            scales: true,
+            ..PLAIN
+        };
+        let error = |s: Settings| {
+            let coded = fit(&scaled, 64, DType::F32, &Importance::default(), s).unwrap();
+            let small = coded.decoded();
+            let off = small.iter().zip(&scaled).take(64).map(|(a, b)| (a - b).powi(2));
+            off.sum::<f64>()
+        };
+        let with = error(settings);
+        let without = error(Settings {
+            scales: false,
+            ..settings
+        });
+        assert!(with < 0.01 * without, "{with} and {without}");
+    }
+
+    #[test]
+    fn what_fits_into_the_codebooks_is_exact() {
+        let values = [3.0, -1.5, 3.0, 0.1, 0.1, -0.0];
+        let coded = exact(&values, 3, DType::F64, PLAIN).unwrap();
+        assert_eq!(coded.decoded(), values);
+        assert!(exact(&[1.0, 2.0, 3.0], 3, DType::F64, PLAIN).is_none());
+    }
+}

@@ -1,0 +1,222 @@
+//! Weights that `cluster-weights` stored as codes and tables, and how other passes treat them.
+//!
+//! Such a weight is a small graph of constants: codes of at most eight bits, unpacked by lookups
+//! in integer tables, then looked up in a table of centroids.
+//!
+//! ```text
+//! i = Cast <to = int32> (codes)      pairs = Gather (book, table)      w = Gather (pairs, i)
+//! ```
+//!
+//! It is known by this pattern, which any file keeps, or for weights that were snapped in place
+//! by their provenance. Computing it ahead would undo it, so `fold-constants` leaves it alone;
+//! pruning or quantizing what is clustered would tear the clusters apart, so that is an error.
+
+use std::collections::{HashMap, HashSet};
+
+use paring_ir::{DType, Graph, GraphError, Model, OpId, PassError, ValueId, schema};
+
+/// The pass that makes clustered weights.
+pub(crate) const CLUSTER_WEIGHTS: &str = "cluster-weights";
+
+/// What a value is on the way from codes to weights.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    /// Made of constants alone.
+    Constant,
+    /// Numbers of centroids, made of constants of at most eight bits.
+    Codes,
+    /// Centroids that were looked up by codes.
+    Weights,
+}
+
+/// The operators that expand clustered weights, and the weights.
+#[derive(Debug, Default)]
+pub(crate) struct Expansions {
+    kinds: HashMap<ValueId, Kind>,
+    ops: HashSet<OpId>,
+    lookups: HashSet<OpId>,
+}
+
+impl Expansions {
+    /// Looks at a whole graph.
+    pub(crate) fn of(graph: &Graph) -> Result<Expansions, GraphError> {
+        let mut out = Expansions::default();
+        // Nearly no model has any, and then the order of its operators isn't needed.
+        if !graph.ops().any(|op| starts(graph, op)) {
+            return Ok(out);
+        }
+        let order = graph.topological_order()?;
+        for &op in &order {
+            out.visit(graph, op);
+        }
+        // What leads to a lookup of weights belongs to it: the unpacking, and what is done to
+        // the table.
+        for &op in order.iter().rev() {
+            let leads = |v: ValueId| {
+                let mut uses = graph.value(v).uses().iter();
+                out.kinds.contains_key(&v) && uses.any(|u| out.ops.contains(&u.op))
+            };
+            let made = graph.op(op).outputs().iter().flatten();
+            if made.copied().any(leads) {
+                out.ops.insert(op);
+            }
+        }
+        Ok(out)
+    }
+
+    /// Whether an operator expands codes to weights, or leads to one that does.
+    pub(crate) fn contains(&self, op: OpId) -> bool {
+        self.ops.contains(&op)
+    }
+
+    /// Whether an operator looks up centroids.
+    pub(crate) fn is_lookup(&self, op: OpId) -> bool {
+        self.lookups.contains(&op)
+    }
+
+    /// Whether a value holds expanded weights.
+    pub(crate) fn is_weight(&self, v: ValueId) -> bool {
+        self.kinds.get(&v) == Some(&Kind::Weights)
+    }
+
+    fn kind(&self, graph: &Graph, v: ValueId) -> Option<Kind> {
+        let known = self.kinds.get(&v).copied();
+        known.or_else(|| graph.tensor(v).map(|_| Kind::Constant))
+    }
+
+    fn visit(&mut self, graph: &Graph, op: OpId) {
+        let Some(kind) = self.result(graph, op) else {
+            return;
+        };
+        if kind == Kind::Weights {
+            self.ops.insert(op);
+        }
+        let made = graph.op(op).outputs().iter().flatten();
+        self.kinds.extend(made.map(|&v| (v, kind)));
+    }
+
+    /// What an operator makes.
+    fn result(&mut self, graph: &Graph, op: OpId) -> Option<Kind> {
+        if starts(graph, op) {
+            return Some(Kind::Codes);
+        }
+        let o = graph.op(op);
+        if !schema::is_pure_standard(o) {
+            return None;
+        }
+        if o.is("Gather") {
+            let (table, index) = (o.input(0)?, o.input(1)?);
+            return match (self.kind(graph, table), self.kind(graph, index)) {
+                (Some(Kind::Constant), Some(Kind::Codes)) if is_float(graph, table) => {
+                    self.lookups.insert(op);
+                    Some(Kind::Weights)
+                }
+                (Some(Kind::Constant), Some(Kind::Codes)) => Some(Kind::Codes),
+                (Some(Kind::Constant), Some(Kind::Constant)) => Some(Kind::Constant),
+                // Used rows of packed codes, whatever says which ones.
+                (Some(Kind::Codes), _) => Some(Kind::Codes),
+                _ => None,
+            };
+        }
+        let kinds: Option<Vec<Kind>> =
+            (o.inputs().flatten().map(|v| self.kind(graph, v))).collect();
+        let kinds = kinds.filter(|k| !k.is_empty())?;
+        let of = |kind| kinds.contains(&kind);
+        let shapes = ["Reshape", "Slice", "Concat", "Transpose", "Cast"];
+        let passes_on = |more: &str| shapes.iter().any(|t| o.is(t)) || o.is(more);
+        match (of(Kind::Weights), of(Kind::Codes)) {
+            (false, false) => Some(Kind::Constant),
+            (false, true) if passes_on("Add") => Some(Kind::Codes),
+            (true, false) if passes_on("Mul") => Some(Kind::Weights),
+            _ => None,
+        }
+    }
+}
+
+/// Whether codes begin here: a Cast of constant integers of at most eight bits, or of rows of them.
+fn starts(graph: &Graph, op: OpId) -> bool {
+    let o = graph.op(op);
+    let Some(x) = o.input(0).filter(|_| o.is("Cast")) else {
+        return false;
+    };
+    let source = match graph.producer(x).map(|p| graph.op(p)) {
+        Some(rows) if rows.is("Gather") => rows.input(0),
+        Some(_) => None,
+        None => Some(x),
+    };
+    let tensor = source.and_then(|v| graph.tensor(v));
+    tensor.is_some_and(|t| matches!(t.dtype(), DType::U8 | DType::U4 | DType::U2))
+}
+
+/// Whether a constant, or what is made of constants, is of floats: the first constant tells.
+fn is_float(graph: &Graph, v: ValueId) -> bool {
+    let mut at = v;
+    // A table is made in a few steps; the bound keeps odd graphs from costing time.
+    for _ in 0..8 {
+        if let Some(t) = graph.tensor(at) {
+            return t.dtype().is_float();
+        }
+        let first = graph.producer(at).and_then(|p| graph.op(p).input(0));
+        let Some(first) = first else { return false };
+        at = first;
+    }
+    false
+}
+
+/// Whether a weight is clustered: expanded from codes, or snapped to centroids in place.
+#[expect(dead_code, reason = "for passes that look at single weights")]
+pub(crate) fn is_clustered(graph: &Graph, v: ValueId) -> Result<bool, GraphError> {
+    Ok(is_snapped(graph, v) || Expansions::of(graph)?.is_weight(v))
+}
+
+/// Whether a constant was snapped to centroids in place.
+pub(crate) fn is_snapped(graph: &Graph, v: ValueId) -> bool {
+    let float = graph.tensor(v).is_some_and(|t| t.dtype().is_float());
+    let origin = graph.value(v).provenance();
+    float && origin.is_some_and(|p| p.passes.iter().any(|name| &**name == CLUSTER_WEIGHTS))
+}
+
+/// Fails when a pass would change weights that are clustered. `wants` says which operators the
+/// pass works on.
+pub(crate) fn refuse_clustered(
+    model: &Model,
+    pass: &str,
+    wants: &dyn Fn(&Graph, OpId) -> bool,
+) -> Result<(), PassError> {
+    let mut found = Ok(());
+    model.for_each_graph(&mut |graph| {
+        if found.is_ok() {
+            found = refuse_in(graph, pass, wants);
+        }
+    });
+    found
+}
+
+fn refuse_in(
+    graph: &Graph,
+    pass: &str,
+    wants: &dyn Fn(&Graph, OpId) -> bool,
+) -> Result<(), PassError> {
+    let expansions = Expansions::of(graph)?;
+    for op in graph.ops() {
+        let o = graph.op(op);
+        let clustered = |v: ValueId| expansions.is_weight(v) || is_snapped(graph, v);
+        let slots = schema::weight_slots(o);
+        let hit = slots.iter().find(|&&s| o.input(s).is_some_and(clustered));
+        let Some(&slot) = hit.filter(|_| wants(graph, op)) else {
+            continue;
+        };
+        return Err(PassError::Precondition {
+            found: format!(
+                "the weight of {} \"{}\" (input {slot}) was clustered by {CLUSTER_WEIGHTS}, and {pass} would undo that",
+                o.op_type(),
+                paring_ir::escape(&graph.op_label(op)),
+            ),
+            remedy: format!(
+                "run {pass} before {CLUSTER_WEIGHTS}, or leave the operator out of one of the two (by-name: {{\"{}\": skip}})",
+                paring_ir::escape(&graph.op_label(op)),
+            ),
+        });
+    }
+    Ok(())
+}
