@@ -93,6 +93,7 @@ pub fn builtin() -> Registry {
         .with::<upgrade_opset::UpgradeOpset>()
         .with_recipe("clean", include_str!("recipes/clean.yaml"))
         .with_recipe("cluster", include_str!("recipes/cluster.yaml"))
+        .with_recipe("factorize", include_str!("recipes/factorize.yaml"))
         .with_recipe("prune", include_str!("recipes/prune.yaml"))
         .with_recipe("prune-cluster", include_str!("recipes/prune-cluster.yaml"))
 }

@@ -385,7 +385,7 @@ fn is_pair(graph: &Graph, first: &Layer, second: &Layer) -> bool {
     let (a, b) = (kernel(first), kernel(second));
     let apart = a.iter().zip(&b).all(|(&a, &b)| a == 1 || b == 1);
     let (width, inputs) = (first.rows, first.cols);
-    if !apart || width == 0 || second.cols % width != 0 {
+    if !apart || width == 0 || !second.cols.is_multiple_of(width) {
         return false;
     }
     let outputs = second.cols / width * second.rows;

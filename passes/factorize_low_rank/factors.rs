@@ -15,7 +15,6 @@
 //! weights that predict the reference's outputs best (Zhang et al., "Accelerating very deep
 //! convolutional networks for classification and detection", 2015).
 
-use faer::linalg::solvers::Solve;
 use faer::{Mat, MatRef, Side};
 use paring_ir::{DType, Tensor};
 
@@ -328,7 +327,8 @@ impl Analysis {
     }
 
     /// The factors of a choice that come nearest to the outputs of the reference network, whose
-    /// moments stand in `moments`. `damping` holds them near the weights as they were.
+    /// moments stand in `moments`. `damping` holds them near the weights as they were, at
+    /// least as strongly as the number of columns asks for.
     pub(super) fn refit(
         &self,
         candidate: &Candidate<'_>,
@@ -339,6 +339,10 @@ impl Analysis {
     ) -> Option<Factors> {
         let split = Split::of(&candidate.layer, choice.form);
         let mut out = Factors::default();
+        // What was seen seldom says little: with as many columns as inputs the fit would follow
+        // every accident of them.
+        let scarce = candidate.layer.cols as f64 / moments.count.max(1) as f64;
+        let damping = damping.max(scarce);
         for (b, w) in self.weights.iter().enumerate() {
             let refit = Refit {
                 target: w.as_ref(),
@@ -347,13 +351,13 @@ impl Analysis {
                 damping,
             };
             let best = refit.dense(moments, b)?.weights;
-            let gram = central(moments, b, candidate.centered, damping)?;
+            let gram = central(moments, b, candidate.centered, DAMPING)?;
             let found = directions(&split, best.as_ref(), Some(&gram), choice.rank, seed)?;
             let (first, second) =
                 factors_of(&split, best.as_ref(), found.vectors.as_ref(), choice.rank);
-            let second = match split.others {
-                1 => second,
-                _ => second_factor(&split, &best, &gram, &first)?,
+            let (first, second) = match split.others {
+                1 => (first, second),
+                _ => alternate(&split, &best, &gram, first)?,
             };
             let composed = split.composed(first.as_ref(), second.as_ref());
             out.bias.extend(refit.bias(&composed, moments, b));
@@ -367,6 +371,77 @@ impl Analysis {
             .all(finite)
             .then_some(out)
     }
+}
+
+/// Rounds in which one factor of a spatial form is fitted to the other.
+const ALTERNATIONS: usize = 3;
+
+/// Steps towards the best first factor in each round.
+const STEPS: usize = 8;
+
+/// Multiply-accumulates that the rounds of one block may take: seconds. Larger blocks get fewer.
+const ALTERNATION_MACS: f64 = 4e10;
+
+/// The second factor by least squares, and the first by conjugate gradients, in turn.
+fn alternate(
+    split: &Split,
+    w: &Mat<f64>,
+    gram: &Mat<f64>,
+    first: Mat<f64>,
+) -> Option<(Mat<f64>, Mat<f64>)> {
+    let step = w.nrows() as f64 * w.ncols() as f64 * w.ncols() as f64;
+    let affordable = (ALTERNATION_MACS / (step * STEPS as f64)) as usize;
+    let mut first = first;
+    let mut second = second_factor(split, w, gram, &first)?;
+    for _ in 0..ALTERNATIONS.min(affordable) {
+        first = first_factor(split, w, gram, first, &second);
+        second = second_factor(split, w, gram, &first)?;
+    }
+    Some((first, second))
+}
+
+/// A better first factor for a second one: conjugate gradients on the error of the outputs.
+fn first_factor(
+    split: &Split,
+    w: &Mat<f64>,
+    gram: &Mat<f64>,
+    first: Mat<f64>,
+    second: &Mat<f64>,
+) -> Mat<f64> {
+    let n = split.others;
+    // The gradient with respect to the first factor, from that with respect to the whole weight.
+    let back = |whole: &Mat<f64>| {
+        Mat::from_fn(first.nrows(), split.inputs, |r, input| {
+            let at = |j: usize| {
+                let rows = 0..split.rows;
+                rows.map(|o| second[(o, r * n + j)] * whole[(o, input * n + j)])
+                    .sum::<f64>()
+            };
+            (0..n).map(at).sum::<f64>()
+        })
+    };
+    let apply = |x: &Mat<f64>| back(&(split.composed(x.as_ref(), second.as_ref()) * gram));
+    let mut x = first.clone();
+    let missing = w - split.composed(x.as_ref(), second.as_ref());
+    let mut residual = back(&(missing * gram));
+    let mut direction = residual.clone();
+    let mut energy = residual.squared_norm_l2();
+    for _ in 0..STEPS {
+        let image = apply(&direction);
+        let curvature: f64 = (direction.col_iter().zip(image.col_iter()))
+            .map(|(a, b)| a.iter().zip(b.iter()).map(|(a, b)| a * b).sum::<f64>())
+            .sum();
+        if curvature <= 0.0 || energy <= 0.0 {
+            break;
+        }
+        let length = energy / curvature;
+        x += faer::Scale(length) * &direction;
+        residual -= faer::Scale(length) * &image;
+        let next = residual.squared_norm_l2();
+        direction = &residual + faer::Scale(next / energy) * &direction;
+        energy = next;
+    }
+    x
 }
 
 /// The best second factor for a first one, by least squares.

@@ -133,7 +133,7 @@ impl<'a> State<'a> {
             let taken = if hull {
                 next.next().filter(|(_, p)| self.fits(&now.cost, &p.cost))
             } else {
-                next.filter(|(_, p)| self.fits(&now.cost, &p.cost)).last()
+                next.rfind(|(_, p)| self.fits(&now.cost, &p.cost))
             };
             let Some((to, p)) = taken else { continue };
             let value = (now.error - p.error) / (p.weight - now.weight).max(1e-300);

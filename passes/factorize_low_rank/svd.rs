@@ -44,13 +44,13 @@ pub(super) fn leading(matrix: MatRef<'_, f64>, count: usize, seed: u64) -> Optio
         return None;
     }
     if n >= LARGE && count.saturating_mul(4) <= n {
-        let start = &matrix * random(n, count + OVERSAMPLING, seed);
+        let start = matrix * random(n, count + OVERSAMPLING, seed);
         let mut basis = orthonormal(start.as_ref())?;
         for _ in 0..POWER_ITERATIONS {
-            let next = &matrix * &basis;
+            let next = matrix * &basis;
             basis = orthonormal(next.as_ref())?;
         }
-        let image = &matrix * &basis;
+        let image = matrix * &basis;
         let small = basis.transpose() * &image;
         let (vectors, energies) = eigen(small.as_ref(), count)?;
         let vectors = &basis * &vectors;
