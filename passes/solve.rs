@@ -94,30 +94,6 @@ impl Refit<'_> {
         Some(Refitted { weights, bias })
     }
 
-    /// Weights that are zero in `present` stay zero.
-    pub(crate) fn sparse(&self, moments: &Moments, block: usize) -> Option<Refitted> {
-        let (gram, wanted) = self.system(moments, block)?;
-        let (rows, cols) = (self.present.nrows(), self.present.ncols());
-        let mut weights = Mat::zeros(rows, cols);
-        for row in 0..rows {
-            let kept: Vec<usize> = (0..cols)
-                .filter(|&c| self.present[(row, c)] != 0.0)
-                .collect();
-            if kept.is_empty() {
-                continue;
-            }
-            let n = kept.len();
-            let part = Mat::from_fn(n, n, |i, j| gram[(kept[i], kept[j])]);
-            let rhs = Mat::from_fn(n, 1, |i, _| wanted[(kept[i], row)]);
-            let solved = ridge_solve(part.as_ref(), rhs.as_ref(), 1e-9)?;
-            for (i, &c) in kept.iter().enumerate() {
-                weights[(row, c)] = solved[(i, 0)];
-            }
-        }
-        let bias = self.bias(&weights, moments, block);
-        Some(Refitted { weights, bias })
-    }
-
     /// What to add to the reference's bias so that the means of the outputs agree, for any
     /// weights.
     pub(crate) fn bias(&self, weights: &Mat<f64>, moments: &Moments, block: usize) -> Vec<f64> {
@@ -218,27 +194,6 @@ mod tests {
         near(made.weights[(0, 0)], 4.0);
         near(made.weights[(0, 1)], 5.0);
         near(made.bias[0], 3.0);
-    }
-
-    #[test]
-    fn zeros_stay_and_their_neighbours_take_over() {
-        let columns: Vec<[f64; 3]> = (0..20)
-            .map(|i| [f64::from(i), 2.0 * f64::from(i), f64::from(i % 4)])
-            .collect();
-        let (whole, _) = moments(&columns);
-        let target = Mat::from_fn(1, 3, |_, c| [1.0, 1.0, 5.0][c]);
-        let present = Mat::from_fn(1, 3, |_, c| [0.0, 1.0, 5.0][c]);
-        let refit = Refit {
-            target: target.as_ref(),
-            present: present.as_ref(),
-            bias: false,
-            damping: 0.0,
-        };
-        let made = refit.sparse(&whole, 0).unwrap();
-        assert_eq!(made.weights[(0, 0)], 0.0);
-        assert!((made.weights[(0, 1)] - 1.5).abs() < 1e-6);
-        let change = &made.weights - &target;
-        assert!(output_error(change.as_ref(), whole.gram[0].as_ref()) < 1e-9);
     }
 
     #[test]

@@ -125,8 +125,9 @@ pub enum Whole {
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum Scales {
-    /// Where they pay: below 8 bits, in single or double precision, for channels of at least 32
-    /// elements, and not with `snap`, whose values would be too many to compress.
+    /// Where they pay, in single and double precision: for depthwise convolutions, for channels of
+    /// at least 32 elements below 8 bits and of at least 64 at 8 bits, and not with `snap`, whose
+    /// values would be too many to compress.
     #[default]
     Auto,
     /// Always, in single and double precision.

@@ -247,7 +247,8 @@ impl Planner<'_> {
         cx: &mut PassContext<'_>,
     ) -> Option<Target> {
         let order = Order::of(&layer);
-        let sensitive = layer.is_depthwise() || (first && layer.len() <= self.few);
+        let depthwise = layer.is_depthwise();
+        let sensitive = depthwise || (first && layer.len() <= self.few);
         let bits = match sensitive {
             true => options.bits.max(options.sensitive_bits),
             false => options.bits,
@@ -260,7 +261,12 @@ impl Planner<'_> {
         let target = Target {
             op: layer.op,
             weight: layer.weight,
-            settings: settings(options, bits, group, &order, tensor.dtype(), options.form),
+            settings: Settings {
+                bits,
+                group: group.max(1),
+                keep_zeros: options.keep_zeros,
+                scales: with_scales(options, tensor.dtype(), bits, order.width(), depthwise),
+            },
             tensor,
             layer: Some(layer),
             lookups: Vec::new(),
@@ -292,7 +298,7 @@ impl Planner<'_> {
             return None;
         }
         let order = Order::rows(table.dims()[0], table.dims()[1]);
-        let group = order.channels();
+        let (bits, group) = (options.bits, order.channels());
         let mut lookups = Vec::new();
         for u in uses {
             if lookups.iter().any(|(op, _)| *op == u.op) {
@@ -317,7 +323,12 @@ impl Planner<'_> {
             tensor: table.clone(),
             layer: None,
             lookups,
-            settings: settings(options, options.bits, group, &order, table.dtype(), form),
+            settings: Settings {
+                bits,
+                group,
+                keep_zeros: options.keep_zeros,
+                scales: with_scales(options, table.dtype(), bits, order.width(), false),
+            },
             order,
             form,
             coded: None,
@@ -381,25 +392,17 @@ fn table_of(graph: &Graph, op: OpId) -> Option<&Tensor> {
     (rows && tensor.dtype().is_float()).then_some(tensor)
 }
 
-fn settings(
-    options: &Options,
-    bits: u32,
-    group: usize,
-    order: &Order,
-    dtype: DType,
-    form: Form,
-) -> Settings {
+/// Whether channels get scales. A scale may take a sixteenth of what the codes take, or a quarter for
+/// short channels at few bits; depthwise convolutions, whose channels have little in common, always
+/// need them.
+fn with_scales(options: &Options, dtype: DType, bits: u32, width: usize, depthwise: bool) -> bool {
     // Engines differ in how they round products of half precision.
     let precise = matches!(dtype, DType::F32 | DType::F64);
-    let scales = match options.scales {
-        Scales::Auto => form != Form::Snap && bits < 8 && order.width() >= 32,
-        Scales::Channels => true,
-        Scales::None => false,
-    } && precise;
-    Settings {
-        bits,
-        group: group.max(1),
-        keep_zeros: options.keep_zeros,
-        scales,
-    }
+    let least = if bits < 8 { 32 } else { 64 };
+    precise
+        && match options.scales {
+            Scales::Auto => options.form != Form::Snap && (depthwise || width >= least),
+            Scales::Channels => true,
+            Scales::None => false,
+        }
 }

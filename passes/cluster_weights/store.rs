@@ -599,7 +599,7 @@ impl Order {
                 if left <= 1 {
                     return Some(1);
                 }
-                if d == 0 || left % d != 0 {
+                if d == 0 || !left.is_multiple_of(d) {
                     return None;
                 }
                 left /= d;

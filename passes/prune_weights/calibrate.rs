@@ -423,13 +423,16 @@ struct Made {
     error: f64,
 }
 
+/// What is zero, the weights by block, and the error that they make.
+type Best = (Mask, Vec<Mat<f64>>, f64);
+
 /// The zeros and weights of the least error, by the methods that can be afforded.
 fn best_zeros(
     systems: &[System],
     target: &Target,
     zeros: usize,
     cx: &PassContext<'_>,
-) -> Result<Option<(Mask, Vec<Mat<f64>>, f64)>, PassError> {
+) -> Result<Option<Best>, PassError> {
     let (grid, pattern) = (&target.grid, target.pattern);
     let fitted = |mask: Mask| {
         let (weights, error) = second_order::fit(systems, grid, &mask)?;

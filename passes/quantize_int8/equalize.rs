@@ -42,7 +42,7 @@ struct Site {
 }
 
 enum Maker {
-    Layer(Layer),
+    Layer(Box<Layer>),
     /// A LayerNormalization with its scale and its bias.
     Norm(OpId),
 }
@@ -174,7 +174,7 @@ fn maker(
                 None => true,
             };
             let plain = o.float("beta").unwrap_or(1.0) == 1.0;
-            return (alone && bias && plain).then(|| (Maker::Layer(l.clone()), bounds));
+            return (alone && bias && plain).then(|| (Maker::Layer(Box::new(l.clone())), bounds));
         }
         if o.is("LayerNormalization") && !image {
             let bias = o

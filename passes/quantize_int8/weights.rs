@@ -161,8 +161,8 @@ pub(crate) fn learned(
             }
         }
     }
-    for r in 0..numbers.nrows() {
-        descend(target, &regular, numbers, r, scales[r], limit);
+    for (r, &scale) in scales.iter().enumerate().take(numbers.nrows()) {
+        descend(target, &regular, numbers, r, scale, limit);
     }
 }
 
@@ -313,7 +313,7 @@ mod tests {
 
     fn noise(rows: usize, cols: usize, seed: usize) -> Mat<f64> {
         Mat::from_fn(rows, cols, |r, c| {
-            (((r * 31 + c * 17 + seed * 101) as f64 * 12.9898).sin() * 43_758.5453).fract()
+            (((r * 31 + c * 17 + seed * 101) as f64 * 12.9898).sin() * 43_758.545_3).fract()
         })
     }
 

@@ -154,11 +154,7 @@ pub(super) fn gather(tensor: &Tensor, axis: usize, kept: &[u32]) -> Result<Tenso
     };
     let inner: usize = dims[axis + 1..].iter().product::<usize>() * width as usize;
     let row = size * inner;
-    let outer = if row == 0 {
-        0
-    } else {
-        tensor.bytes().len() / row
-    };
+    let outer = tensor.bytes().len().checked_div(row).unwrap_or(0);
     let mut out = Vec::with_capacity(outer * kept.len() * inner);
     for o in 0..outer {
         for &k in kept {

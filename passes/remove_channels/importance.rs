@@ -86,7 +86,7 @@ impl<'m> Weights<'m> {
     /// weight counting by the share of the mean: so that the sizes and scales of layers don't
     /// matter (Fang et al., "DepGraph", 2023, section 3.3).
     fn magnitudes(&self, group: &Group, power: i32) -> Order {
-        let sums = self.sums(group, |graph, v| is_weight(graph, v), power);
+        let sums = self.sums(group, is_weight, power);
         order(group, sums)
     }
 

@@ -109,6 +109,55 @@ impl Numbers {
         Some(self)
     }
 
+    /// Both tensors element by element, broadcast to one shape.
+    pub(super) fn combine(&self, other: &Numbers, f: impl Fn(f64, f64) -> f64) -> Option<Numbers> {
+        let rank = self.dims.len().max(other.dims.len());
+        let size = |n: &Numbers, axis: usize| {
+            let missing = rank - n.dims.len();
+            axis.checked_sub(missing).map_or(1, |axis| n.dims[axis])
+        };
+        let mut dims = Vec::with_capacity(rank);
+        for axis in 0..rank {
+            dims.push(match (size(self, axis), size(other, axis)) {
+                (x, y) if x == y => x,
+                (1, y) => y,
+                (x, 1) => x,
+                _ => return None,
+            });
+        }
+        let count = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
+        if count > MOST_ELEMENTS {
+            return None;
+        }
+        let steps = |n: &Numbers| {
+            let mut step = 1;
+            let mut steps = vec![0; rank];
+            for axis in (0..rank).rev() {
+                if size(n, axis) > 1 {
+                    steps[axis] = step;
+                }
+                step *= size(n, axis);
+            }
+            steps
+        };
+        let (p, q) = (steps(self), steps(other));
+        let (mut x, mut y, mut at) = (0usize, 0usize, vec![0usize; rank]);
+        let mut values = Vec::with_capacity(count);
+        for _ in 0..count {
+            values.push(f(*self.values.get(x)?, *other.values.get(y)?));
+            for axis in (0..rank).rev() {
+                at[axis] += 1;
+                (x, y) = (x + p[axis], y + q[axis]);
+                if at[axis] < dims[axis] {
+                    break;
+                }
+                (x, y) = (x - p[axis] * dims[axis], y - q[axis] * dims[axis]);
+                at[axis] = 0;
+            }
+        }
+        Some(Numbers { dims, values })
+    }
+
     /// A matrix of rows (axis 0) by everything else.
     pub(super) fn matrix(self) -> Option<Numbers> {
         let rows = *self.dims.first()?;
@@ -410,6 +459,20 @@ mod tests {
         assert_eq!(t.transpose(&[0, 0]), None);
         let product = t.product(&t.transpose(&[1, 0]).unwrap()).unwrap();
         assert_eq!(product, numbers(&[2, 2], &[5., 14., 14., 50.]));
+    }
+
+    #[test]
+    fn tensors_are_broadcast() {
+        let t = numbers(&[2, 3], &[0., 1., 2., 3., 4., 5.]);
+        let rows = numbers(&[2, 1], &[10., 20.]);
+        assert_eq!(
+            t.combine(&rows, |x, y| x + y).unwrap(),
+            numbers(&[2, 3], &[10., 11., 12., 23., 24., 25.])
+        );
+        let columns = numbers(&[3], &[1., 0., -1.]);
+        let product = columns.combine(&t, |x, y| x * y).unwrap();
+        assert_eq!(product, numbers(&[2, 3], &[0., 0., -2., 3., 0., -5.]));
+        assert_eq!(t.combine(&numbers(&[2], &[1., 2.]), |x, _| x), None);
     }
 
     #[test]

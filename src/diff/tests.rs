@@ -418,6 +418,23 @@ fn codes_of_integer_operators_are_decoded() {
 }
 
 #[test]
+fn a_codebook_is_looked_up() {
+    let a = "(float[1,2] x) => (float[1,2] y) <float[2,2] w = {1, 2, -1, 2}> {
+        [m] y = MatMul (x, w) }";
+    let b = "(float[1,2] x) => (float[1,2] y)
+        <uint8[2,2] k = {0, 1, 2, 1}, float[3] book = {0.5, 1, -0.5}, float[2,1] s = {2, 2}> {
+        i = Cast <to = 7> (k) [g] l = Gather (book, i) w = Mul (l, s) [m] y = MatMul (x, w) }";
+    let found = compared(a, b);
+    assert_eq!(told(&found), ["1x  -> Cast+Gather+Mul (inserted)", "~k"]);
+    let change = &found.initializers.changed[0];
+    assert_eq!(
+        (change.max_abs, change.stats_after.distinct),
+        (Some(0.0), Some(3))
+    );
+    assert_eq!(change.parts_after, ["book", "s"]);
+}
+
+#[test]
 fn two_factors_stand_for_one_weight() {
     let a = "(float[1,4] x) => (float[1,4] y) <float[4,4] w = {
         1, 2, 3, 4, 2, 4, 6, 8, 0, 1, 0, 1, 1, 3, 3, 5}> { [m] y = MatMul (x, w) }";

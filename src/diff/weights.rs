@@ -78,19 +78,36 @@ fn follow(net: &Net<'_>, from: From, steps: usize) -> Option<Carrier> {
             }
             c
         }
-        // A codebook and codes: the codes hold most of the elements.
-        "Gather" => {
-            let mut c = follow(net, net.input(place, 1), steps - 1)?;
-            let book = follow(net, net.input(place, 0), steps - 1)?;
-            c.parts.extend(book.main);
-            c.parts.extend(book.parts);
-            c.through.extend(book.through);
-            c
+        // A codebook and codes, or codes and scales.
+        "Gather" | "Mul" | "Div" | "Add" | "Sub" => {
+            let x = follow(net, net.input(place, 0), steps - 1)?;
+            let y = follow(net, net.input(place, 1), steps - 1)?;
+            both(net, x, y)
         }
         _ => return None,
     };
     out.through.push(place);
     Some(out)
+}
+
+/// What two carriers together carry: the larger constant is the main one.
+fn both(net: &Net<'_>, x: Carrier, y: Carrier) -> Carrier {
+    let size = |c: &Carrier| {
+        let constant = c.main.and_then(|v| net.constant(v));
+        constant.map_or(0, |c| c.dims().iter().product::<usize>())
+    };
+    let (mut large, small) = if size(&x) >= size(&y) { (x, y) } else { (y, x) };
+    for part in small.main.into_iter().chain(small.parts) {
+        if large.main != Some(part) && !large.parts.contains(&part) {
+            large.parts.push(part);
+        }
+    }
+    for place in small.through {
+        if !large.through.contains(&place) {
+            large.through.push(place);
+        }
+    }
+    large
 }
 
 fn quantization(
@@ -276,6 +293,10 @@ fn value(net: &Net<'_>, from: From, steps: usize) -> Option<Numbers> {
             let dims = target(&x.dims, &shape.values, op.int_or("allowzero", 0) != 0)?;
             x.reshape(dims)
         }
+        "Mul" => input(0)?.combine(&input(1)?, |x, y| x * y),
+        "Div" => input(0)?.combine(&input(1)?, |x, y| x / y),
+        "Add" => input(0)?.combine(&input(1)?, |x, y| x + y),
+        "Sub" => input(0)?.combine(&input(1)?, |x, y| x - y),
         "Gather" => gather(&input(0)?, &input(1)?, op.int_or("axis", 0)),
         _ => None,
     }

@@ -488,8 +488,11 @@ struct Translate {
     ids: HashMap<Unit, ChannelId>,
     /// Axes share their units, and so do their channels. The units are kept, so that no other
     /// list can come to stand at the same address.
-    known: HashMap<(usize, usize), (Arc<[Unit]>, AxisChannels)>,
+    known: HashMap<(usize, usize), Translated>,
 }
+
+/// The units of an axis, and its channels.
+type Translated = (Arc<[Unit]>, AxisChannels);
 
 impl Translate {
     fn channel(&self, unit: Unit, units: &mut Units) -> Option<ChannelId> {
