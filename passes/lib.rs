@@ -108,7 +108,10 @@ mod tests {
         for entry in registry.passes() {
             let name = entry.info.name;
             assert!(
-                name.contains('-') && name.chars().all(|c| c == '-' || c.is_ascii_lowercase()),
+                name.contains('-')
+                    && name
+                        .chars()
+                        .all(|c| c == '-' || c.is_ascii_lowercase() || c.is_ascii_digit()),
                 "{name}"
             );
             for first in entry.info.runs_first {

@@ -142,7 +142,7 @@ fn passes_are_listed_and_described() {
     for part in [
         "sparsity",
         "default: 0.5",
-        "one of layer-adaptive, uniform, global",
+        "layer-adaptive, uniform, global",
         "Runs first",
     ] {
         assert!(one.contains(part), "{part}: {one}");

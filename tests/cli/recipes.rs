@@ -52,7 +52,11 @@ fn violation(value: &Json, schema: &Json, root: &Json) -> Option<String> {
             };
             (!right).then(|| format!("{value} fits {fitting}: {all:?}"))
         }
-        "minimum" => (value.as_f64() < want.as_f64()).then(|| format!("{value} < {want}")),
+        "minimum" => {
+            // Limits are about numbers only.
+            let below = value.as_f64().is_some_and(|v| v < want.as_f64().unwrap());
+            below.then(|| format!("{value} < {want}"))
+        }
         "maximum" => {
             let above = value.as_f64().is_some_and(|v| v > want.as_f64().unwrap());
             above.then(|| format!("{value} > {want}"))
@@ -99,8 +103,11 @@ fn violation(value: &Json, schema: &Json, root: &Json) -> Option<String> {
                 .any(|(i, v)| items.iter().skip(i + 1).any(|w| v == w));
             twice.then(|| format!("{value} has something twice"))
         }
+        // The program itself checks what patterns of names say.
+        "pattern" => None,
         // These say nothing about what is valid.
-        "$schema" | "$defs" | "title" | "description" | "default" | "format" | "x-scope" => None,
+        "$schema" | "$defs" | "title" | "description" | "default" | "format" | "x-scope"
+        | "x-target" => None,
         other => panic!("the keyword {other}"),
     })
 }

@@ -40,7 +40,13 @@ pub(super) fn apply(cx: &mut Cx<'_, '_>) {
         Class::Layout | Class::Index | Class::Resample | Class::Generator => layout(cx),
         _ => {}
     }
-    cx.finish(Reason::UnsupportedOperator);
+    let shapeless = |slot| cx.has(slot) && cx.dims(slot).is_none();
+    let reason = if (0..cx.op.input_count()).any(shapeless) {
+        Reason::UnprovableShape
+    } else {
+        Reason::UnsupportedOperator
+    };
+    cx.finish(reason);
 }
 
 fn layout(cx: &mut Cx<'_, '_>) {
