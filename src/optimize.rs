@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
-use paring_ir::analysis::CostOptions;
+use paring_ir::analysis::shapes::ShapeOptions as ShapeInference;
+use paring_ir::analysis::{CostOptions, Shapes};
 use paring_ir::engine::{DataSource, Engine, EngineError};
 use paring_ir::manager::{Manager, Observer, Pipeline, RunError};
 use paring_ir::pass::{NoProgress, Progress};
 use paring_ir::recipe::Bound;
 use paring_ir::report::PassReport;
+use paring_ir::verify::Violation;
 use paring_ir::{Dim, Graph, GraphError, Model, OptionError, Registry, ValueType};
 use serde::Serialize;
 use serde_json::Value as Json;
@@ -24,6 +26,9 @@ use crate::validate::{CompareOptions, EngineJudge, Latency, LayerErrors, TimeOpt
 /// How a note begins that says why exact passes are not validated at a second size, though the
 /// model leaves sizes open.
 const ONE_SIZE: &str = "exact passes are validated at one size alone";
+
+/// So many operators that contradict themselves are named in the notes.
+const NAMED_CONTRADICTIONS: usize = 3;
 
 /// Runs of random inputs that models are compared on when there is no data.
 const RANDOM_RUNS: usize = 4;
@@ -181,6 +186,30 @@ pub struct Optimizer<'a> {
     pub settings: Settings,
 }
 
+/// What no engine can run: operators whose inputs and attributes can't go together. Told only
+/// where no engine has said so.
+fn contradictions(model: &Model) -> Vec<String> {
+    let shapes = Shapes::infer(model, &ShapeInference::default());
+    let conflicts = shapes.conflicts();
+    let mut notes: Vec<String> = conflicts
+        .iter()
+        .take(NAMED_CONTRADICTIONS)
+        .map(|c| {
+            format!(
+                "the model contradicts itself: {}",
+                Violation::from(c).text()
+            )
+        })
+        .collect();
+    if conflicts.len() > NAMED_CONTRADICTIONS {
+        let more = conflicts.len() - NAMED_CONTRADICTIONS;
+        notes.push(format!(
+            "and {more} more contradictions: see `paring check`"
+        ));
+    }
+    notes
+}
+
 impl<'a> Optimizer<'a> {
     /// An optimizer without passes.
     pub fn new(registry: &'a Registry) -> Optimizer<'a> {
@@ -266,6 +295,9 @@ impl<'a> Optimizer<'a> {
             .transpose()?;
         let sources = self.sources(model, shapes, &data, &eval, &pipeline, &mut notes)?;
         let (mut judge, unvalidated) = self.judge(&engine, model, &sources, &pipeline, progress)?;
+        if judge.is_none() {
+            notes.extend(contradictions(model));
+        }
         if pipeline.has_limits() && (judge.is_none() || !s.validate) {
             let reason = unvalidated.as_deref().unwrap_or("nothing is measured");
             return Err(RunError::Unmeasured(format!(
@@ -558,7 +590,7 @@ fn fix_dims(
     };
     model.edit_graphs(&mut |g: &mut Graph| fix_symbols(g, &sizes))?;
     let mut cache = paring_ir::analysis::AnalysisCache::new();
-    let shapes = cache.get::<paring_ir::analysis::Shapes>(model);
+    let shapes = cache.get::<Shapes>(model);
     paring_ir::analysis::shapes::refresh_declared(model, &shapes)?;
     Ok(())
 }
