@@ -21,7 +21,9 @@ use crate::engine::TractEngine;
 use crate::inspect::{Inspection, cost_options, inspect};
 use crate::onnx;
 use crate::pipeline::{Recipe, RecipeError};
-use crate::validate::{CompareOptions, EngineJudge, Latency, LayerErrors, TimeOptions, Validation};
+use crate::validate::{
+    CompareOptions, EngineJudge, FormReport, Latency, LayerErrors, TimeOptions, Validation,
+};
 
 /// How a note begins that says why exact passes are not validated at a second size, though the
 /// model leaves sizes open.
@@ -150,6 +152,10 @@ pub struct Report {
     pub unvalidated: Option<String>,
     /// How the latencies compare; absent when the models were not timed.
     pub latency: Option<Latency>,
+    /// A quantized model in its forms, side by side: as it was (`f32`), as it is written (`qdq`)
+    /// and as the engine runs it fast (`lowered`). Empty for other models.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub forms: Vec<FormReport>,
     /// The error of every layer; absent when nobody asked for it or nothing changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layers: Option<LayerErrors>,
@@ -335,13 +341,14 @@ impl<'a> Optimizer<'a> {
             changed: outcome.changed,
             after: inspect(model, None, &costs),
             before,
-            passes: outcome.passes,
             engine: engine.name(),
             validation: None,
             unvalidated,
             latency: None,
+            forms: Vec::new(),
             layers: None,
-            recipe: json,
+            recipe: resolved(json, &outcome.passes),
+            passes: outcome.passes,
             seed: s.seed,
             threads: s.threads,
             written: None,
@@ -484,9 +491,9 @@ impl<'a> Optimizer<'a> {
             Box::new(file_bytes),
         );
         match made {
-            Ok(judge) if s.validate => Ok((Some(judge), None)),
+            Ok(judge) if s.validate => Ok((Some(judge.with_lowering(self.registry)), None)),
             Ok(judge) => Ok((
-                Some(judge),
+                Some(judge.with_lowering(self.registry)),
                 Some("not asked for (--no-validate)".to_owned()),
             )),
             Err(EngineError::Cancelled) => Err(RunError::Cancelled.into()),
@@ -527,10 +534,46 @@ impl<'a> Optimizer<'a> {
             }
         }
         if self.settings.time {
-            report.latency = Some(judge.latency(original, model)?);
+            let (latency, forms) = judge.forms(original, model)?;
+            report.latency = Some(latency);
+            report.forms = forms;
         }
         Ok(())
     }
+}
+
+/// The recipe with what passes decided by measurement, so that it gives the same result again.
+fn resolved(mut recipe: Json, reports: &[PassReport]) -> Json {
+    let Some(steps) = recipe.get_mut("passes").and_then(Json::as_array_mut) else {
+        return recipe;
+    };
+    let mut at = 0;
+    // What another pass wanted first, and what repeats, is no step of this list.
+    let own = |r: &&PassReport| r.required_by.is_none() && r.round.is_none();
+    for report in reports.iter().filter(own) {
+        let named = |s: &Json| match s {
+            Json::String(name) => *name == report.name,
+            Json::Object(map) => map.contains_key(&report.name),
+            _ => false,
+        };
+        let Some(found) = steps.iter().skip(at).position(named) else {
+            continue;
+        };
+        at += found + 1;
+        let (Some(changes), Some(step)) = (&report.resolved, steps.get_mut(at - 1)) else {
+            continue;
+        };
+        let options = step.get(&report.name).and_then(Json::as_object).cloned();
+        let mut options = options.unwrap_or_default();
+        for (key, value) in changes {
+            match value {
+                Json::Null => options.remove(key),
+                value => options.insert(key.clone(), value.clone()),
+            };
+        }
+        *step = serde_json::json!({ report.name.clone(): options });
+    }
+    recipe
 }
 
 struct Sources<'d> {

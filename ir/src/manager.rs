@@ -454,6 +454,7 @@ impl<'a> Manager<'a> {
                 .iter()
                 .map(|g| format!("by-name \"{g}\" matches no operator"))
                 .collect(),
+            resolved: None,
         }
     }
 
@@ -478,6 +479,7 @@ impl<'a> Manager<'a> {
         let result = catch_unwind(AssertUnwindSafe(|| step.pass.run(model, &mut cx)));
         report.remarks = std::mem::take(&mut cx.remarks);
         report.notes.append(&mut cx.notes);
+        report.resolved = cx.resolved.take();
         model.set_author(None);
         let bug = |reason: String| {
             let mut steps = run.steps();

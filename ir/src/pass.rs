@@ -284,6 +284,9 @@ pub struct PassContext<'a> {
     pub remarks: Remarks,
     /// What the pass says about the model as a whole.
     pub notes: Vec<String>,
+    /// What to change about the options so that the pass decides again as it did, on any machine
+    /// (null takes an option away): set by a pass whose decisions hang on measured latency.
+    pub resolved: Option<serde_json::Map<String, serde_json::Value>>,
     cancel: &'a AtomicBool,
     progress: &'a dyn Progress,
 }
@@ -309,6 +312,7 @@ impl<'a> PassContext<'a> {
             threads: 1,
             remarks: Remarks::default(),
             notes: Vec::new(),
+            resolved: None,
             cancel: &NEVER,
             progress: &NoProgress,
         }

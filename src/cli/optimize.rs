@@ -23,6 +23,7 @@ use crate::onnx::{self, ExternalData, WriteOptions};
 use crate::optimize::{OptimizeError, Optimizer, Report, Written};
 use crate::pipeline::{self, Recipe};
 use crate::report::{Story, optimize_page};
+use crate::validate::FormReport;
 
 /// The recipe that runs when nothing is asked for.
 const DEFAULT_RECIPE: &str = "clean";
@@ -544,6 +545,29 @@ fn latency(out: &mut String, r: &Report) {
         plural(l.runs, "pair")
     );
     *out += &line(PLAIN, "", &how);
+    if let Some(form) = &l.form {
+        *out += &line(PLAIN, "", &format!("timed: {form}"));
+    }
+    for f in &r.forms {
+        *out += &line(PLAIN, &f.form, &form_text(f));
+    }
+}
+
+fn form_text(f: &FormReport) -> String {
+    let mut text = format!("{:.3} ms, ratio {:.3}", f.latency_ms, f.ratio);
+    if let Some(b) = f.file_bytes {
+        text = format!("{}, {text}", bytes(b));
+    }
+    if let Some(db) = f.sqnr_db {
+        text += &format!(", SQNR {db:.1} dB");
+    }
+    if let Some(a) = f.accuracy {
+        text += &format!(", accuracy {:.2} %", 100.0 * a);
+    }
+    if f.quantize_share > 0.0 {
+        text += &format!(", {:.0} % of it quantizing", 100.0 * f.quantize_share);
+    }
+    text
 }
 
 fn written(out: &mut String, r: &Report) {
