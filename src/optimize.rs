@@ -571,7 +571,7 @@ fn resolved(mut recipe: Json, reports: &[PassReport]) -> Json {
                 value => options.insert(key.clone(), value.clone()),
             };
         }
-        *step = serde_json::json!({ report.name.clone(): options });
+        *step = serde_json::json!({ (report.name.clone()): options });
     }
     recipe
 }
