@@ -299,12 +299,16 @@ impl Emitter<'_> {
         let scales: Vec<f32> = ready.scales.iter().map(|s| s * scale).collect();
         let hint = format!("{label}_product_scale");
         let last = match scales.as_slice() {
-            [one] => {
+            [one] if !moved_on(self.graph, layer.sum) => {
                 let s = self.graph.add_constant(&hint, Tensor::scalar(*one))?;
                 NewOp::new("DequantizeLinear").input(sums).input(s)
             }
-            _ => {
-                let s = self.graph.add_constant(&hint, Tensor::vector(scales))?;
+            all => {
+                let factor = match all {
+                    [one] => Tensor::scalar(*one),
+                    _ => Tensor::vector(all.to_vec()),
+                };
+                let s = self.graph.add_constant(&hint, factor)?;
                 let cast = NewOp::new("Cast").attr("to", i64::from(DType::F32.to_onnx()));
                 let cast = self.part(cast.input(sums), i, &format!("{label}_floats"))?;
                 NewOp::new("Mul").input(cast).input(s)
@@ -414,6 +418,16 @@ fn mixed(graph: &Graph, from: ValueId) -> bool {
         }
     }
     true
+}
+
+/// Whether something that moves elements about takes a value. ONNX Runtime takes DequantizeLinear
+/// before such an operator for the end of a pair and quantizes behind it once more, to 8 bits
+/// even where the sums had 32.
+fn moved_on(graph: &Graph, v: ValueId) -> bool {
+    graph.value(v).uses().iter().any(|u| {
+        let class = schema::of(graph.op(u.op)).map(|k| k.class);
+        matches!(class, Some(Class::Layout | Class::Pool))
+    })
 }
 
 /// Removes operators whose results nothing takes, consumers before producers.
