@@ -712,6 +712,10 @@ impl<'a> EngineJudge<'a> {
                 ratio: time.ratio,
                 quantize_share: quantize_share(self.engine, reference, timed, &inputs, &quick)?,
             });
+            // The last pair is the one that was measured longest.
+            if let Some(float) = forms.first_mut() {
+                float.latency_ms = time.before_ms;
+            }
             latency = Some(time);
         }
         let latency = latency.map(|l| Latency {
