@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
-use paring_ir::analysis::CostOptions;
+use paring_ir::analysis::{CostOptions, ModelCost};
 use paring_ir::engine::{DataSource, Engine, EngineError};
 use paring_ir::manager::{Manager, Observer, Pipeline, RunError};
 use paring_ir::pass::{NoProgress, Progress};
@@ -495,10 +495,35 @@ impl<'a> Optimizer<'a> {
             }
         }
         if self.settings.time {
-            report.latency = Some(judge.latency(original, model)?);
+            let latency = judge.latency(original, model)?;
+            report.notes.extend(zeros_cost(report, &latency));
+            report.latency = Some(latency);
         }
         Ok(())
     }
+}
+
+/// What there is to say of a model that has more zeros but not fewer multiply-accumulates, and
+/// takes as long as before.
+fn zeros_cost(report: &Report, latency: &Latency) -> Option<String> {
+    // Less than one part in twenty could not be told from noise.
+    const LEAST: f64 = 0.05;
+    let (before, after) = (&report.before.cost, &report.after.cost);
+    let macs = after.macs as f64;
+    let skipped = |cost: &ModelCost| {
+        let effective = cost.effective_macs.unwrap_or(cost.macs);
+        cost.macs.saturating_sub(effective) as f64 / (cost.macs as f64).max(1.0)
+    };
+    let (more, skipped) = (skipped(after) - skipped(before), skipped(after));
+    let same = macs >= (1.0 - LEAST) * before.macs as f64;
+    (same && more >= LEAST && latency.ratio_high > 1.0 - LEAST).then(|| {
+        format!(
+            "{} gains no latency from zeros: {:.0} % of the multiply-accumulates are by a weight \
+             of zero, and it computes them like the others; remove-channels makes tensors smaller",
+            report.engine,
+            100.0 * skipped
+        )
+    })
 }
 
 struct Sources<'d> {
