@@ -125,6 +125,8 @@ pub(crate) struct Split {
     pub(crate) fit: Moments,
     /// Over every fourth run; absent where the data is too short for one.
     pub(crate) held: Option<Moments>,
+    /// How many samples were held out.
+    pub(crate) held_samples: usize,
 }
 
 /// Of so many runs of the model one is held out.
@@ -140,7 +142,7 @@ pub(crate) fn collect(
     jobs: &[Job<'_>],
     budget: Budget,
 ) -> Result<Vec<Option<Moments>>, PassError> {
-    let all = collect_parts(cx, model, reference, jobs, (budget, 1))?;
+    let (all, _) = collect_parts(cx, model, reference, jobs, (budget, 1))?;
     Ok(all.into_iter().map(|mut parts| parts.pop()?).collect())
 }
 
@@ -152,24 +154,30 @@ pub(crate) fn collect_split(
     jobs: &[Job<'_>],
     budget: Budget,
 ) -> Result<Vec<Option<Split>>, PassError> {
-    let all = collect_parts(cx, model, reference, jobs, (budget, 2))?;
+    let (all, held_samples) = collect_parts(cx, model, reference, jobs, (budget, 2))?;
     let split = all.into_iter().map(|parts| {
         let mut parts = parts.into_iter();
         let fit = parts.next()??;
         let held = parts.next().flatten();
-        Some(Split { fit, held })
+        Some(Split {
+            fit,
+            held,
+            held_samples,
+        })
     });
     Ok(split.collect())
 }
 
-/// By job its moments over each of one or two parts of the data.
+type Parts = Vec<Vec<Option<Moments>>>;
+
+/// By job its moments over each of one or two parts of the data, and the samples of the second.
 fn collect_parts(
     cx: &PassContext<'_>,
     model: &Model,
     reference: Option<&Model>,
     jobs: &[Job<'_>],
     (budget, parts): (Budget, usize),
-) -> Result<Vec<Vec<Option<Moments>>>, PassError> {
+) -> Result<(Parts, usize), PassError> {
     let (Some(engine), Some(data)) = (cx.engine, cx.data) else {
         return Err(PassError::Precondition {
             found: "there is no calibration data or no engine to run it".to_owned(),
@@ -188,7 +196,7 @@ fn collect_parts(
     let mut other = reference.map(|m| Watch::new(engine, m, &others, options));
     let samples = budget.samples.unwrap_or(usize::MAX).min(data.len()).max(1);
     let pool = pool(cx.threads)?;
-    let mut position = 0u64;
+    let (mut position, mut held_samples) = (0u64, 0usize);
     let run = data.for_each(budget.samples, &mut |sample| {
         cx.check_cancelled().map_err(|_| EngineError::Cancelled)?;
         let seen = gather(&mut watch, sample)?;
@@ -219,6 +227,7 @@ fn collect_parts(
         };
         pool.install(|| jobs.par_iter().zip(&sums).for_each(add));
         position += 1;
+        held_samples += if held { sample.count } else { 0 };
         Ok(())
     });
     match run {
@@ -231,7 +240,7 @@ fn collect_parts(
         let finish = |s: Sums| if broken { None } else { s.finish() };
         parts.into_iter().map(finish).collect()
     });
-    Ok(finished.collect())
+    Ok((finished.collect(), held_samples))
 }
 
 /// Threads for work items; what is computed does not depend on how many there are.

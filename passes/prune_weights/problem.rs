@@ -21,9 +21,12 @@ const ALIKE: f64 = 4.0;
 /// The shares of zeros at which a layer's error is predicted.
 const SHARES: [f64; 9] = [0.1, 0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95];
 
-/// By how much the shrinkage that the number of columns suggests may have to be multiplied:
-/// columns of one sample are alike, more so than any count of them tells.
-const DOUBTS: [f64; 5] = [1.0, 3.0, 10.0, 30.0, 100.0];
+/// How far second moments may be doubted, see [`System::new`].
+const DOUBTS: [f64; 6] = [0.001, 0.01, 0.05, 0.2, 0.5, 0.8];
+
+/// Rows of a layer on which doubts are tried, and on which errors are predicted.
+const TRIED: usize = 12;
+const PREDICTED: usize = 32;
 
 /// A layer's problem, and what a bias needs.
 pub(super) struct Problem {
@@ -76,32 +79,44 @@ impl<'a> Data<'a> {
         }
     }
 
-    /// The factor on the shrinkage with which weights that are fitted to most of the data do
-    /// best on the data held out.
+    /// How far the moments are to be doubted, 0 to 1: weights are fitted to most of the data and
+    /// tried on what is held out. As that is much like the rest, and what the model will see is
+    /// less so, the largest doubt counts that does about as well there as the best.
     fn doubt(&self, target: &Target, original: &[Mat<f64>], bias: bool, share: f64) -> f64 {
         let Some((fit, held)) = halves(target, self.split, bias) else {
-            return DOUBTS[0];
+            return self.usual_doubt(target);
         };
-        let sampled = Sampled::new(&target.grid);
+        let sampled = Sampled::new(&target.grid, TRIED);
         let weights = sampled.weights(original);
         let zeros = (share * sampled.grid.len() as f64) as usize;
         let (fit, held) = (fit.sampled(&sampled), held.sampled(&sampled));
-        let error = |doubt: f64| -> Option<f64> {
-            let systems = fit.systems(&weights, doubt)?;
-            let scores = contributions(&systems);
-            let mask = mask(target.pattern, &sampled.grid, &scores, zeros);
-            let fitted = second_order::fit(&systems, &sampled.grid, &mask)?.0;
-            Some(held.error(&fitted, &weights))
+        let error = |doubt: f64| -> f64 {
+            let fitted = || {
+                let systems = fit.own(&weights, doubt);
+                let scores = contributions(&systems);
+                let mask = mask(target.pattern, &sampled.grid, &scores, zeros);
+                Some(second_order::fit(&systems, &sampled.grid, &mask)?.0)
+            };
+            fitted().map_or(f64::INFINITY, |w| held.change(&w, &weights, 0.0))
         };
-        let mut best = (f64::INFINITY, DOUBTS[0]);
-        for doubt in DOUBTS {
-            match error(doubt) {
-                Some(error) if error < best.0 => best = (error, doubt),
-                // The error falls and then rises.
-                _ => break,
-            }
-        }
-        best.1
+        let errors: Vec<(f64, f64)> = DOUBTS.iter().map(|&d| (d, error(d))).collect();
+        let least = errors.iter().map(|e| e.1).fold(f64::INFINITY, f64::min);
+        // How well an error is known grows with the root of the number of samples.
+        let samples = self.split.iter().map(|s| s.held_samples).sum::<usize>();
+        let enough = least * (1.0 + 1.2 / (samples.max(1) as f64).sqrt());
+        let fits = |(_, error): &&(f64, f64)| error.is_finite() && *error <= enough;
+        let found = errors.iter().rev().find(fits);
+        found.map_or_else(|| self.usual_doubt(target), |(doubt, _)| *doubt)
+    }
+
+    /// What the number of columns alone suggests.
+    fn usual_doubt(&self, target: &Target) -> f64 {
+        let windows = !target.layer.layout.kernel_axes.is_empty();
+        let columns = self.all.iter().map(|m| m.count as f64).sum::<f64>();
+        let columns = columns / if windows { ALIKE } else { 1.0 };
+        let grams = self.all.iter().flat_map(|m| &m.gram);
+        let parts = grams.map(|g| second_order::shrinkage(g, columns));
+        parts.fold(DOUBTS[0], f64::max)
     }
 }
 
@@ -136,23 +151,14 @@ struct Forms {
     gram: Vec<Mat<f64>>,
     /// Between its inputs and those that it has in the original network.
     cross: Vec<Mat<f64>>,
-    /// How many independent inputs they come from.
-    columns: f64,
 }
 
 impl Forms {
     /// About zero, or about the means of other moments.
-    fn new(
-        target: &Target,
-        moments: &[&Moments],
-        about: Option<&Vec<&Moments>>,
-    ) -> Option<Forms> {
-        let windows = !target.layer.layout.kernel_axes.is_empty();
-        let columns = moments.iter().map(|m| m.count as f64).sum::<f64>();
+    fn new(target: &Target, moments: &[&Moments], about: Option<&Vec<&Moments>>) -> Option<Forms> {
         let mut out = Forms {
             gram: Vec::new(),
             cross: Vec::new(),
-            columns: columns / if windows { ALIKE } else { 1.0 },
         };
         for block in 0..target.grid.blocks {
             let (mut gram, mut cross): (Option<Mat<f64>>, Option<Mat<f64>>) = (None, None);
@@ -178,39 +184,36 @@ impl Forms {
         Forms {
             gram: sampled.blocks(&self.gram),
             cross: sampled.blocks(&self.cross),
-            columns: self.columns,
         }
     }
 
-    /// By block the problem of these weights, `rows` x `cols`.
+    /// By block the problem of coming near to the outputs of these weights, `rows` x `cols`, in
+    /// the original network.
     fn systems(&self, original: &[Mat<f64>], doubt: f64) -> Option<Vec<System>> {
         let matrices = self.gram.iter().zip(&self.cross).zip(original);
         let system = |((gram, cross), weights): ((&Mat<f64>, &Mat<f64>), &Mat<f64>)| {
-            let part = second_order::shrinkage(gram, self.columns);
-            System::new(gram, cross, weights.as_ref(), (part * doubt).min(1.0))
+            System::new(gram, cross, weights.as_ref(), doubt)
         };
         matrices.map(system).collect()
     }
 
-    /// The error of outputs of weights, `cols` x `rows` by block, against those of the original
-    /// ones, `rows` x `cols`, but for what no weights change.
-    fn error(&self, weights: &[Mat<f64>], original: &[Mat<f64>]) -> f64 {
-        let blocks = self.gram.iter().zip(&self.cross);
-        let all = blocks.zip(weights.iter().zip(original));
-        let one = |((gram, cross), (weights, original)): ((&Mat<f64>, &Mat<f64>), (&Mat<f64>, &Mat<f64>))| {
-            let half = gram * weights - faer::Scale(2.0) * (cross * original.transpose());
-            dot(&half, weights)
-        };
-        all.map(one).sum()
+    /// The same from the layer's own inputs, whatever they are in the original network.
+    fn own(&self, original: &[Mat<f64>], doubt: f64) -> Vec<System> {
+        let matrices = self.gram.iter().zip(original);
+        matrices
+            .map(|(gram, weights)| System::own(gram, weights.as_ref(), doubt))
+            .collect()
     }
 
-    /// The outputs' second moment over all rows of the original weights.
-    fn energy(&self, original: &[Mat<f64>]) -> f64 {
-        let one = |(gram, w): (&Mat<f64>, &Mat<f64>)| {
-            let w = w.transpose().to_owned();
-            dot(&(gram * &w), &w)
+    /// The error that a change of weights makes in the outputs: from the original ones, `rows` x
+    /// `cols`, to others, `cols` x `rows`.
+    fn change(&self, weights: &[Mat<f64>], original: &[Mat<f64>], doubt: f64) -> f64 {
+        let all = self.gram.iter().zip(weights.iter().zip(original));
+        let one = |(gram, (weights, original)): (&Mat<f64>, (&Mat<f64>, &Mat<f64>))| {
+            let change = weights - original.transpose();
+            dot(&(&second_order::doubted(gram, doubt) * &change), &change)
         };
-        self.gram.iter().zip(original).map(one).sum()
+        all.map(one).sum()
     }
 }
 
@@ -260,7 +263,8 @@ fn can_move_bias(model: &Model, target: &Target) -> bool {
 }
 
 /// The error of a layer's outputs over their variance at several shares of zeros, from a few of
-/// its rows: on the data held out, where there is some. `None` where numbers fail.
+/// its rows: on the data held out, where there is some, and doubted as far as the fit. `None`
+/// where numbers fail.
 pub(super) fn curve(
     model: &Model,
     target: &Target,
@@ -279,21 +283,19 @@ pub(super) fn curve(
     let Some((fit, held)) = halves else {
         return Ok(None);
     };
-    let sampled = Sampled::new(&target.grid);
+    let sampled = Sampled::new(&target.grid, PREDICTED);
     let weights = sampled.weights(original);
     let held = held.sampled(&sampled);
-    let Some(systems) = fit.sampled(&sampled).systems(&weights, doubt) else {
-        return Ok(None);
-    };
-    let energy = held.energy(&weights);
+    let systems = fit.sampled(&sampled).own(&weights, doubt);
+    let nothing: Vec<Mat<f64>> = weights
+        .iter()
+        .map(|w| Mat::zeros(w.ncols(), w.nrows()))
+        .collect();
+    let energy = held.change(&nothing, &weights, doubt);
     let masks = second_order::masks(&systems, &sampled.grid, target.pattern, &SHARES, cx)?;
-    let error = |mask| {
-        let fitted = second_order::fit(&systems, &sampled.grid, mask)?.0;
-        // Without a reference the original outputs are of the same inputs.
-        Some((held.error(&fitted, &weights) + energy).max(0.0))
-    };
     let points = masks.iter().flatten().zip(SHARES).map(|(mask, share)| {
-        let error = error(mask)?;
+        let fitted = second_order::fit(&systems, &sampled.grid, mask)?.0;
+        let error = held.change(&fitted, &weights, doubt).max(0.0);
         Some((share, if energy > 0.0 { error / energy } else { 0.0 }))
     });
     let points: Option<Vec<(f64, f64)>> = points.collect();

@@ -43,24 +43,17 @@ impl System {
     /// inputs, and between inputs and those of the original network (`cross`, `cols` x
     /// `cols`), and the original weights, `rows` x `cols`.
     ///
-    /// Few inputs show correlations that are not there, so moments are drawn towards their
-    /// diagonal by `part`, 0 to 1, and the weights with that towards the original ones.
+    /// Few samples show correlations that are not there, and inputs that seldom fire as if they
+    /// never did. So moments are drawn by `part`, 0 to 1, towards those of inputs that are all
+    /// alike and independent, and the weights with that towards the original ones.
     pub(super) fn new(
         gram: &Mat<f64>,
         cross: &Mat<f64>,
         weights: MatRef<'_, f64>,
         part: f64,
     ) -> Option<System> {
-        let n = gram.nrows();
-        let least = 1e-6 * mean_diagonal(gram.as_ref());
-        // About its mean an input that is nearly constant can have a moment below zero, by
-        // rounding.
-        let own = |i: usize| gram[(i, i)].max(0.0);
-        let held: Vec<f64> = (0..n).map(|i| part * own(i) + least).collect();
-        let shrunk = Mat::from_fn(n, n, |i, j| match i == j {
-            true => (1.0 - part) * own(i) + held[i],
-            false => (1.0 - part) * gram[(i, j)],
-        });
+        let held = prior(gram, part);
+        let shrunk = shrunk(gram, part, &held);
         let mut wanted = cross * weights.transpose();
         for row in 0..weights.nrows() {
             for (col, held) in held.iter().enumerate() {
@@ -74,6 +67,18 @@ impl System {
             wanted,
             dense,
         })
+    }
+
+    /// The same for a layer whose inputs are those of the original network, where the original
+    /// weights are best.
+    pub(super) fn own(gram: &Mat<f64>, weights: MatRef<'_, f64>, part: f64) -> System {
+        let gram = doubted(gram, part);
+        let dense = weights.transpose().to_owned();
+        System {
+            wanted: &gram * &dense,
+            gram,
+            dense,
+        }
     }
 
     /// The error of the outputs of weights (`cols` x `rows`), and the outputs' own second
@@ -130,9 +135,31 @@ impl System {
     }
 }
 
-/// How far second moments are drawn towards their diagonal, 0 to 1: the oracle approximating
-/// shrinkage of the correlations for this many independent inputs, and no less than one part in a
-/// thousand (Chen et al., "Shrinkage Algorithms for MMSE Covariance Estimation", 2010).
+/// What is added to the diagonal of second moments that are drawn by `part` towards those of
+/// inputs that are all alike and independent.
+fn prior(gram: &Mat<f64>, part: f64) -> Vec<f64> {
+    // A millionth keeps moments regular.
+    vec![(part + 1e-6) * mean_diagonal(gram.as_ref()); gram.nrows()]
+}
+
+/// About its mean an input that is nearly constant can have a moment below zero, by rounding.
+fn shrunk(gram: &Mat<f64>, part: f64, held: &[f64]) -> Mat<f64> {
+    let n = gram.nrows();
+    Mat::from_fn(n, n, |i, j| match i == j {
+        true => (1.0 - part) * gram[(i, i)].max(0.0) + held[i],
+        false => (1.0 - part) * gram[(i, j)],
+    })
+}
+
+/// Second moments drawn by `part` towards their prior.
+pub(super) fn doubted(gram: &Mat<f64>, part: f64) -> Mat<f64> {
+    shrunk(gram, part, &prior(gram, part))
+}
+
+/// How far second moments are to be doubted where there is nothing to try them on, 0 to 1: the
+/// oracle approximating shrinkage of the correlations for this many independent inputs, and no
+/// less than one part in a thousand (Chen et al., "Shrinkage Algorithms for MMSE Covariance
+/// Estimation", 2010).
 pub(super) fn shrinkage(gram: &Mat<f64>, columns: f64) -> f64 {
     let n = gram.nrows();
     let p = n as f64;
@@ -350,11 +377,11 @@ pub(super) struct Sampled {
 }
 
 impl Sampled {
-    pub(super) fn new(grid: &Grid) -> Sampled {
-        const ROWS: usize = 32;
+    /// About so many rows, over at most eight blocks.
+    pub(super) fn new(grid: &Grid, rows: usize) -> Sampled {
         const BLOCKS: usize = 8;
         let blocks = grid.blocks.min(BLOCKS);
-        let rows = (ROWS / blocks.max(1)).clamp(1, grid.rows.max(1));
+        let rows = (rows / blocks.max(1)).clamp(1, grid.rows.max(1));
         Sampled {
             blocks: (0..blocks).map(|b| b * grid.blocks / blocks).collect(),
             rows: (0..rows).map(|i| i * grid.rows / rows).collect(),

@@ -22,7 +22,14 @@ const PASSES: [&str; 2] = ["prune-weights", "remove-channels"];
 
 fn optimized(input: &str, output: &str, pass: &str, more: &[&str]) -> Vec<u8> {
     let fixed = [
-        "optimize", input, "-o", output, "--pass", pass, "--no-time", "--no-validate",
+        "optimize",
+        input,
+        "-o",
+        output,
+        "--pass",
+        pass,
+        "--no-time",
+        "--no-validate",
         "--allow-unvalidated",
     ];
     paring(&[&fixed[..], more].concat()).exits(0);
@@ -59,7 +66,10 @@ fn the_same_seed_gives_the_same_bytes_on_any_number_of_threads() {
         let first = made("first.onnx", "1");
         assert!(first == made("second.onnx", "1"), "{pass}: a second run");
         assert!(first == made("threads.onnx", "2"), "{pass}: two threads");
-        assert!(first != std::fs::read(&model).unwrap(), "{pass} does something");
+        assert!(
+            first != std::fs::read(&model).unwrap(),
+            "{pass} does something"
+        );
     }
 }
 
@@ -69,7 +79,14 @@ fn zeros_that_the_engine_does_not_skip_are_said_to_gain_no_latency() {
     let model = folder.model("small.onnx", SMALL);
     let report = folder.path("report.json");
     let out = folder.path("out.onnx");
-    let args = ["optimize", &model, "-o", &out, "--pass", "prune-weights:sparsity=0.9,distribution=uniform"];
+    let args = [
+        "optimize",
+        &model,
+        "-o",
+        &out,
+        "--pass",
+        "prune-weights:sparsity=0.9,distribution=uniform",
+    ];
     paring(&[&args[..], &["--report", &report]].concat()).exits(0);
     let report = read_json(&report);
     let said = report["notes"].as_array().unwrap().iter().any(|n| {
@@ -157,13 +174,23 @@ fn scale(model: &mut Model, name: &str, axis: usize, index: usize, factor: f32) 
 fn outputs(model: &Model) -> Vec<f32> {
     let input = model.graph.inputs()[0];
     let shape = model.graph.value(input).known_type().unwrap();
-    let dims: Vec<usize> = shape.shape().unwrap().iter().map(|d| d.known().unwrap()).collect();
+    let dims: Vec<usize> = shape
+        .shape()
+        .unwrap()
+        .iter()
+        .map(|d| d.known().unwrap())
+        .collect();
     let count: usize = dims.iter().product();
     let all: Vec<f32> = (0..count).map(|i| (i as f32 * 0.37).sin()).collect();
     let input = Tensor::from_vec(dims, all).unwrap();
     let cut = Cut::whole(model, vec![input.dims().iter().copied().collect()]);
-    let mut plan = TractEngine::new().compile(&cut, CompileOptions::default()).unwrap();
-    plan.run(&[input]).unwrap()[0].to_f32s().unwrap().into_owned()
+    let mut plan = TractEngine::new()
+        .compile(&cut, CompileOptions::default())
+        .unwrap();
+    plan.run(&[input]).unwrap()[0]
+        .to_f32s()
+        .unwrap()
+        .into_owned()
 }
 
 #[test]
@@ -202,7 +229,11 @@ fn channels_that_nothing_takes_go_without_a_trace() {
             let largest = before.iter().fold(0f32, |m, x| m.max(x.abs()));
             assert!(largest > 0.0 && before.len() == after.len());
             for (a, b) in before.iter().zip(&after) {
-                assert!((a - b).abs() <= 1e-5 * largest, "{a} became {b} in {}", case.text);
+                assert!(
+                    (a - b).abs() <= 1e-5 * largest,
+                    "{a} became {b} in {}",
+                    case.text
+                );
             }
         }
     }
