@@ -68,10 +68,10 @@ def run(command):
 
 
 def session(path):
-    """A quiet ONNX Runtime session on one thread."""
+    """An ONNX Runtime session on one thread that prints nothing: the original may refuse some inputs."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
