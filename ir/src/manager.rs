@@ -344,7 +344,11 @@ impl<'a> Manager<'a> {
         run: &mut Run<'p>,
     ) -> Result<(), RunError> {
         let info = step.pass.info();
-        for &name in info.runs_first {
+        let first: &[&str] = match step.pass.is_neutral() {
+            true => &[],
+            false => info.runs_first,
+        };
+        for &name in first {
             if run.left(name, &Map::new()) == Some(model.revision()) {
                 continue;
             }

@@ -150,6 +150,12 @@ pub trait Pass: Send + Sync + Sized + 'static {
         Ok(())
     }
 
+    /// Whether the options leave every model as it is (a sparsity of 0, say). What else would
+    /// have to run first is not run then.
+    fn is_neutral(&self) -> bool {
+        false
+    }
+
     /// Edits the model.
     fn run(&self, model: &mut Model, cx: &mut PassContext<'_>) -> Result<Changed, PassError>;
 }
