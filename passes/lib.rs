@@ -15,6 +15,7 @@ mod facts;
 mod layers;
 mod linear;
 mod moments;
+mod order;
 mod pattern;
 mod solve;
 #[cfg(test)]

@@ -41,13 +41,14 @@ mod store;
 
 use paring_ir::engine::DataSource;
 use paring_ir::{
-    Changed, DType, Effect, Graph, Model, OptionError, OptionSet, Pass, PassContext, PassError,
-    PassInfo, Tensor,
+    Changed, DType, Effect, Graph, Model, OpId, OptionError, OptionSet, Pass, PassContext,
+    PassError, PassInfo, Tensor,
 };
 
 use crate::clustered;
 use crate::layers;
 use crate::moments::{self, Budget, Job, Moments};
+use crate::order;
 use fit::{Coded, Importance};
 use plan::{Plan, Target};
 use recover::Task;
@@ -182,7 +183,8 @@ impl Pass for ClusterWeights {
         "Let weights share a few values, stored as packed codes",
         Effect::Lossy,
     )
-    .runs_first(&["lift-constants", "fold-batch-norm"]);
+    .runs_first(&["lift-constants", "fold-batch-norm"])
+    .never_after(&order::CLUSTERS);
     type Options = Options;
 
     fn new(options: OptionSet<Options>) -> Result<Self, OptionError> {
@@ -202,6 +204,8 @@ impl Pass for ClusterWeights {
     }
 
     fn requires(&self, model: &Model) -> Result<(), PassError> {
+        let wants = |graph: &Graph, op: OpId| !self.options.for_op(graph, op).is_skip();
+        order::refuse_undoing(model, &Self::INFO, &wants)?;
         let (needs, what) = match self.options.whole().form {
             Form::Snap => return Ok(()),
             Form::Table => (10, "the form \"table\""),
