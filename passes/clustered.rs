@@ -157,7 +157,11 @@ fn is_float(graph: &Graph, v: ValueId) -> bool {
         if let Some(t) = graph.tensor(at) {
             return t.dtype().is_float();
         }
-        let first = graph.producer(at).and_then(|p| graph.op(p).input(0));
+        let producer = graph.producer(at).map(|p| graph.op(p));
+        if producer.is_some_and(|o| o.is("DequantizeLinear")) {
+            return true;
+        }
+        let first = producer.and_then(|o| o.input(0));
         let Some(first) = first else { return false };
         at = first;
     }

@@ -456,6 +456,30 @@ fn what_is_clustered_is_known_and_stays_so() {
 }
 
 #[test]
+fn centroids_of_8_bits_are_dequantized_before_they_are_looked_up() {
+    for group in [json!("tensor"), json!(4)] {
+        let given = json!({"centroids": "int8", "group": group, "scales": "none"});
+        let (made, _) = run::<ClusterWeights>(None, &options(given), MATMUL);
+        let dequantized = made
+            .graph
+            .ops()
+            .filter(|&op| made.graph.op(op).is("DequantizeLinear"));
+        assert_eq!(dequantized.count(), 1);
+        let found = crate::clustered::Expansions::of(&made.graph).unwrap();
+        assert!(made.graph.ops().any(|op| found.is_lookup(op)));
+        let bytes = |dtype: DType| -> usize {
+            let all = made.graph.values().filter_map(|v| made.graph.tensor(v));
+            all.filter(|t| t.dtype() == dtype).map(Tensor::len).sum()
+        };
+        assert!(bytes(DType::I8) >= 16);
+    }
+    let snap = json!({"centroids": "int8", "form": "snap"});
+    let snap = OptionSet::<Options>::parse("cluster-weights", snap.as_object().unwrap()).unwrap();
+    let error = ClusterWeights::new(snap).unwrap_err().to_string();
+    assert!(error.contains("snap"), "{error}");
+}
+
+#[test]
 fn what_only_looks_alike_is_folded_and_free() {
     // A bias table looked up by constant positions, and integers that are cast.
     let model = r#"<opset_import: ["": 18]> g (float[1,4] x) => (float[1,4] y)
