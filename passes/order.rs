@@ -94,11 +94,21 @@ fn refuse_in(
                 conflict.why
             ),
             remedy: format!(
-                "run {name} before {earlier}, or leave the operator out of one of the two (by-name: {{\"{label}\": skip}})",
+                "{}, or leave the operator out of one of the two (by-name: {{\"{label}\": skip}})",
+                match mutual(name, earlier) {
+                    true => "use one of them alone".to_owned(),
+                    false => format!("run {name} before {earlier}"),
+                }
             ),
         });
     }
     Ok(())
+}
+
+/// Whether neither of two passes may follow the other.
+fn mutual(a: &str, b: &str) -> bool {
+    let either = |a: &str, b: &str| a == CLUSTER_WEIGHTS && QUANTIZERS.contains(&b);
+    either(a, b) || either(b, a)
 }
 
 /// The passes whose work a weight holds.

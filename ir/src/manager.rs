@@ -98,7 +98,8 @@ impl Pipeline {
             for earlier in &steps {
                 let (first, second) = (earlier.pass.info(), later.pass.info());
                 if let Some(why) = second.conflict_after(&first) {
-                    return Err(out_of_order(first.name, second.name, why));
+                    let both = first.conflict_after(&second).is_some();
+                    return Err(out_of_order(first.name, second.name, why, both));
                 }
             }
             steps.push(later);
@@ -139,11 +140,16 @@ fn skips(step: &Step) -> bool {
     levels.flat_map(Map::values).any(|v| v == "skip")
 }
 
-fn out_of_order(first: &str, second: &str, why: &str) -> OptionError {
+/// `both`: the other order is refused as well.
+fn out_of_order(first: &str, second: &str, why: &str, both: bool) -> OptionError {
+    let remedy = match both {
+        true => "leave one of them out".to_owned(),
+        false => format!("run {second} first"),
+    };
     OptionError::Invalid {
         path: "passes".to_owned(),
         reason: format!(
-            "{second} can't run after {first}: {why}; run {second} first, or let one of the two skip what the other works on (by-type, by-name)"
+            "{second} can't run after {first}: {why}; {remedy}, or let one of the two skip what the other works on (by-type, by-name)"
         ),
     }
 }

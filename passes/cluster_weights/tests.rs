@@ -2,9 +2,7 @@
 
 use half::f16;
 use paring_ir::analysis::AnalysisCache;
-use paring_ir::{
-    Changed, DType, Graph, Model, OpId, OptionSet, Pass, PassContext, Tensor, ValueId,
-};
+use paring_ir::{Changed, DType, Graph, Model, OptionSet, Pass, PassContext, Tensor, ValueId};
 use serde_json::{Value as Json, json};
 
 use super::{ClusterWeights, Options};
@@ -451,7 +449,7 @@ fn what_is_clustered_is_known_and_stays_so() {
         unchanged::<ClusterWeights>("{}", &text);
     }
     let (snapped, _) = run::<ClusterWeights>(None, &options(json!({"form": "snap"})), MATMUL);
-    let prune = PruneWeights::new(OptionSet::default()).unwrap();
+    let prune = PruneWeights::new(OptionSet::defaults()).unwrap();
     prune.requires(&snapped).unwrap_err();
 }
 
