@@ -143,8 +143,8 @@ fn passes_that_would_undo_clustering_are_refused_by_name() {
                 pass,
             ]);
             assert_ne!(run.code, 0);
-            run.complains("was clustered by cluster-weights");
-            run.complains(&format!("run {pass} before cluster-weights"));
+            run.complains(&format!("{pass} can't run after cluster-weights"));
+            run.complains(&format!("run {pass} first"));
             assert!(!exists(&out));
         }
     }
