@@ -9,11 +9,12 @@
 //!
 //! It is known by this pattern, which any file keeps, or for weights that were snapped in place
 //! by their provenance. Computing it ahead would undo it, so `fold-constants` leaves it alone;
-//! pruning or quantizing what is clustered would tear the clusters apart, so that is an error.
+//! pruning or quantizing what is clustered would tear the clusters apart, so that is an error
+//! (`order.rs`).
 
 use std::collections::{HashMap, HashSet};
 
-use paring_ir::{DType, Graph, GraphError, Model, OpId, PassError, ValueId, schema};
+use paring_ir::{DType, Graph, GraphError, OpId, ValueId, schema};
 
 /// The pass that makes clustered weights.
 pub(crate) const CLUSTER_WEIGHTS: &str = "cluster-weights";
@@ -156,17 +157,15 @@ fn is_float(graph: &Graph, v: ValueId) -> bool {
         if let Some(t) = graph.tensor(at) {
             return t.dtype().is_float();
         }
-        let first = graph.producer(at).and_then(|p| graph.op(p).input(0));
+        let producer = graph.producer(at).map(|p| graph.op(p));
+        if producer.is_some_and(|o| o.is("DequantizeLinear")) {
+            return true;
+        }
+        let first = producer.and_then(|o| o.input(0));
         let Some(first) = first else { return false };
         at = first;
     }
     false
-}
-
-/// Whether a weight is clustered: expanded from codes, or snapped to centroids in place.
-#[expect(dead_code, reason = "for passes that look at single weights")]
-pub(crate) fn is_clustered(graph: &Graph, v: ValueId) -> Result<bool, GraphError> {
-    Ok(is_snapped(graph, v) || Expansions::of(graph)?.is_weight(v))
 }
 
 /// Whether a constant was snapped to centroids in place.
@@ -174,49 +173,4 @@ pub(crate) fn is_snapped(graph: &Graph, v: ValueId) -> bool {
     let float = graph.tensor(v).is_some_and(|t| t.dtype().is_float());
     let origin = graph.value(v).provenance();
     float && origin.is_some_and(|p| p.passes.iter().any(|name| &**name == CLUSTER_WEIGHTS))
-}
-
-/// Fails when a pass would change weights that are clustered. `wants` says which operators the
-/// pass works on.
-pub(crate) fn refuse_clustered(
-    model: &Model,
-    pass: &str,
-    wants: &dyn Fn(&Graph, OpId) -> bool,
-) -> Result<(), PassError> {
-    let mut found = Ok(());
-    model.for_each_graph(&mut |graph| {
-        if found.is_ok() {
-            found = refuse_in(graph, pass, wants);
-        }
-    });
-    found
-}
-
-fn refuse_in(
-    graph: &Graph,
-    pass: &str,
-    wants: &dyn Fn(&Graph, OpId) -> bool,
-) -> Result<(), PassError> {
-    let expansions = Expansions::of(graph)?;
-    for op in graph.ops() {
-        let o = graph.op(op);
-        let clustered = |v: ValueId| expansions.is_weight(v) || is_snapped(graph, v);
-        let slots = schema::weight_slots(o);
-        let hit = slots.iter().find(|&&s| o.input(s).is_some_and(clustered));
-        let Some(&slot) = hit.filter(|_| wants(graph, op)) else {
-            continue;
-        };
-        return Err(PassError::Precondition {
-            found: format!(
-                "the weight of {} \"{}\" (input {slot}) was clustered by {CLUSTER_WEIGHTS}, and {pass} would undo that",
-                o.op_type(),
-                paring_ir::escape(&graph.op_label(op)),
-            ),
-            remedy: format!(
-                "run {pass} before {CLUSTER_WEIGHTS}, or leave the operator out of one of the two (by-name: {{\"{}\": skip}})",
-                paring_ir::escape(&graph.op_label(op)),
-            ),
-        });
-    }
-    Ok(())
 }

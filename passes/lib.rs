@@ -16,6 +16,7 @@ mod latency;
 mod layers;
 mod linear;
 mod moments;
+mod order;
 mod pattern;
 mod solve;
 #[cfg(test)]
@@ -94,9 +95,18 @@ pub fn builtin() -> Registry {
         .with::<remove_channels::RemoveChannels>()
         .with::<simplify_shapes::SimplifyShapes>()
         .with::<upgrade_opset::UpgradeOpset>()
+        .with_recipe(
+            "channels-factorize-int8",
+            include_str!("recipes/channels-factorize-int8.yaml"),
+        )
         .with_recipe("clean", include_str!("recipes/clean.yaml"))
         .with_recipe("cluster", include_str!("recipes/cluster.yaml"))
+        .with_recipe("cluster-int8", include_str!("recipes/cluster-int8.yaml"))
         .with_recipe("factorize", include_str!("recipes/factorize.yaml"))
+        .with_recipe(
+            "factorize-int8",
+            include_str!("recipes/factorize-int8.yaml"),
+        )
         .with_recipe("prune", include_str!("recipes/prune.yaml"))
         .with_recipe("prune-cluster", include_str!("recipes/prune-cluster.yaml"))
 }

@@ -23,6 +23,7 @@
 
 use std::collections::BTreeMap;
 
+use paring_ir::schema::{self, Class};
 use paring_ir::{
     Changed, DType, Effect, Graph, Model, NewOp, OpId, OptionError, OptionSet, Pass, PassContext,
     PassError, PassInfo, Tensor, ValueId,
@@ -30,6 +31,7 @@ use paring_ir::{
 
 use crate::layers::{Layer, layers_of};
 use crate::moments::{Budget, Job, Moments, collect};
+use crate::order;
 use crate::quantize_int8::{Granularity, Grid, damping, learned, nearest, pack, raised};
 
 /// See the text at the top of the file.
@@ -70,11 +72,20 @@ impl Pass for QuantizeDynamic {
         "Run matrix products in 8-bit integers, with ranges found in every run",
         Effect::Lossy,
     )
-    .runs_first(&["lift-constants", "fold-constants", "fold-affine"]);
+    .runs_first(&["lift-constants", "fold-constants", "fold-affine"])
+    .never_after(&order::QUANTIZES);
     type Options = Options;
 
     fn new(options: OptionSet<Options>) -> Result<Self, OptionError> {
         Ok(QuantizeDynamic { options })
+    }
+
+    fn requires(&self, model: &Model) -> Result<(), PassError> {
+        let wants = |graph: &Graph, op: OpId| {
+            let linear = schema::of(graph.op(op)).is_some_and(|k| k.class == Class::Linear);
+            linear && !self.options.for_op(graph, op).is_skip()
+        };
+        order::refuse_undoing(model, &Self::INFO, &wants)
     }
 
     fn run(&self, model: &mut Model, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {

@@ -19,6 +19,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use paring_ir::schema::{self, Class};
 use paring_ir::{
     Changed, DType, Effect, Graph, Model, NewOp, OpId, OptionError, OptionSet, Pass, PassContext,
     PassError, PassInfo, Tensor, ValueId,
@@ -26,6 +27,7 @@ use paring_ir::{
 
 use crate::layers::{Layer, layers};
 use crate::moments::{Budget, Job, Moments, collect, moments_bytes};
+use crate::order;
 use crate::quantize_int8::{Grid, StoredWeight, damping, learned, nearest, pack, per_axis, raised};
 
 /// See the text at the top of the file.
@@ -72,11 +74,22 @@ impl Pass for QuantizeWeights {
         "fold-constants",
         "fold-batch-norm",
         "fold-affine",
-    ]);
+    ])
+    .never_after(&order::QUANTIZES);
     type Options = Options;
 
     fn new(options: OptionSet<Options>) -> Result<Self, OptionError> {
         Ok(QuantizeWeights { options })
+    }
+
+    fn requires(&self, model: &Model) -> Result<(), PassError> {
+        let wants = |graph: &Graph, op: OpId| {
+            let o = graph.op(op);
+            let linear = schema::of(o).is_some_and(|k| k.class == Class::Linear);
+            let table = self.options.whole().embeddings && o.is("Gather");
+            (linear || table) && !self.options.for_op(graph, op).is_skip()
+        };
+        order::refuse_undoing(model, &Self::INFO, &wants)
     }
 
     fn run(&self, model: &mut Model, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {

@@ -125,6 +125,15 @@ fn describe(out: &mut String, entry: &Entry) {
             .collect();
         write!(out, "\nRuns first: {}.\n", first.join(", ")).unwrap();
     }
+    let orders = [
+        ("after", entry.info.never_after),
+        ("before", entry.info.never_before),
+    ];
+    for (order, all) in orders.iter().filter(|o| !o.1.is_empty()) {
+        let named = all.iter().map(|c| format!("`{}` ({})", c.pass, c.why));
+        let named: Vec<String> = named.collect();
+        write!(out, "\nNever {order} {}.\n", named.join(", ")).unwrap();
+    }
     let (schema, defaults) = (entry.schema(), entry.defaults());
     let Some(properties) = schema["properties"].as_object().filter(|p| !p.is_empty()) else {
         return;

@@ -32,7 +32,7 @@ pub use attr::{AttrKind, AttrValue, Attribute};
 pub use graph::{Graph, GraphError, GraphId, OpId, Port, ValueId};
 pub use model::{Function, Model, OpsetImport};
 pub use op::{NewOp, NewOutput, Op};
-pub use pass::{Changed, Effect, Pass, PassContext, PassError, PassInfo, Remark};
+pub use pass::{Changed, Conflict, Effect, Pass, PassContext, PassError, PassInfo, Remark};
 pub use provenance::{Kept, Provenance};
 pub use registry::Registry;
 pub use select::{NoOptions, OptionError, OptionSet, Setting};

@@ -90,6 +90,23 @@ impl Pipeline {
         })
     }
 
+    /// Fails when a pass stands after one that it does not go together with. Passes that skip
+    /// some operators may work on different ones, so these are left to [`crate::Pass::requires`].
+    pub fn check_order(&self) -> Result<(), OptionError> {
+        let mut steps: Vec<&Step> = Vec::new();
+        for later in self.steps().filter(|s| !skips(s)) {
+            for earlier in &steps {
+                let (first, second) = (earlier.pass.info(), later.pass.info());
+                if let Some(why) = second.conflict_after(&first) {
+                    let both = first.conflict_after(&second).is_some();
+                    return Err(out_of_order(first.name, second.name, why, both));
+                }
+            }
+            steps.push(later);
+        }
+        Ok(())
+    }
+
     /// Whether a pass may change outputs.
     pub fn is_lossy(&self) -> bool {
         self.steps().any(|s| s.pass.info().effect == Effect::Lossy)
@@ -111,6 +128,29 @@ impl Pipeline {
     /// Whether there are limits, on the whole or on a pass.
     pub fn has_limits(&self) -> bool {
         !self.accept.is_empty() || self.steps().any(|s| !s.accept.is_empty())
+    }
+}
+
+/// Whether a pass leaves some operators out.
+fn skips(step: &Step) -> bool {
+    let levels = ["by-type", "by-name"];
+    let levels = levels
+        .iter()
+        .filter_map(|l| step.pass.given().get(*l)?.as_object());
+    levels.flat_map(Map::values).any(|v| v == "skip")
+}
+
+/// `both`: the other order is refused as well.
+fn out_of_order(first: &str, second: &str, why: &str, both: bool) -> OptionError {
+    let remedy = match both {
+        true => "leave one of them out".to_owned(),
+        false => format!("run {second} first"),
+    };
+    OptionError::Invalid {
+        path: "passes".to_owned(),
+        reason: format!(
+            "{second} can't run after {first}: {why}; {remedy}, or let one of the two skip what the other works on (by-type, by-name)"
+        ),
     }
 }
 
@@ -288,6 +328,9 @@ impl<'a> Manager<'a> {
             return Err(RunError::Unmeasured(
                 "there are limits (accept), and nothing measures what they limit".to_owned(),
             ));
+        }
+        if let Err(e) = pipeline.check_order() {
+            return Err(failed("recipe", e));
         }
         let original = self.judge.is_some().then(|| model.clone());
         let start = model.revision();

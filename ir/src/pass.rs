@@ -81,6 +81,26 @@ pub struct PassInfo {
     pub effect: Effect,
     /// Exact passes that the manager runs first.
     pub runs_first: &'static [&'static str],
+    /// Passes that must not have run before this one.
+    pub never_after: &'static [Conflict],
+    /// Passes that must not run after this one: for those that can't say so themselves.
+    pub never_before: &'static [Conflict],
+}
+
+/// A pass that does not go together with another in one of the two orders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Conflict {
+    /// The other pass.
+    pub pass: &'static str,
+    /// What would be lost, as the end of a sentence: "the zeros would be filled".
+    pub why: &'static str,
+}
+
+impl Conflict {
+    /// A conflict with a pass, and what would be lost.
+    pub const fn new(pass: &'static str, why: &'static str) -> Conflict {
+        Conflict { pass, why }
+    }
 }
 
 impl PassInfo {
@@ -91,7 +111,31 @@ impl PassInfo {
             summary,
             effect,
             runs_first: &[],
+            never_after: &[],
+            never_before: &[],
         }
+    }
+
+    /// The same pass with those that must not have run before it. A recipe in this order is
+    /// refused, unless one of the two skips some operators; then it is up to
+    /// [`Pass::requires`] to look at the operators of the model.
+    pub const fn never_after(mut self, passes: &'static [Conflict]) -> PassInfo {
+        self.never_after = passes;
+        self
+    }
+
+    /// The same pass with those that must not run after it.
+    pub const fn never_before(mut self, passes: &'static [Conflict]) -> PassInfo {
+        self.never_before = passes;
+        self
+    }
+
+    /// Why this pass can't run after another, if it can't.
+    pub fn conflict_after(&self, earlier: &PassInfo) -> Option<&'static str> {
+        let named = |all: &'static [Conflict], name: &str| all.iter().find(|c| c.pass == name);
+        let own = named(self.never_after, earlier.name);
+        own.or_else(|| named(earlier.never_before, self.name))
+            .map(|c| c.why)
     }
 
     /// The same pass with exact passes that run before it.

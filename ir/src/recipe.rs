@@ -70,6 +70,7 @@ pub fn from_json(
     let mut pipeline = Pipeline::new();
     pipeline.items = steps.items;
     pipeline.accept = steps.accept;
+    pipeline.check_order()?;
     Ok(Bound { pipeline, json })
 }
 

@@ -41,13 +41,14 @@ mod store;
 
 use paring_ir::engine::DataSource;
 use paring_ir::{
-    Changed, DType, Effect, Graph, Model, OptionError, OptionSet, Pass, PassContext, PassError,
-    PassInfo, Tensor,
+    Changed, DType, Effect, Graph, Model, OpId, OptionError, OptionSet, Pass, PassContext,
+    PassError, PassInfo, Tensor,
 };
 
 use crate::clustered;
 use crate::layers;
 use crate::moments::{self, Budget, Job, Moments};
+use crate::order;
 use fit::{Coded, Importance};
 use plan::{Plan, Target};
 use recover::Task;
@@ -76,6 +77,9 @@ pub struct Options {
     /// Zeros stay zeros: a codebook in whose weights a zero stands has a centroid of zero, which
     /// nothing else is averaged into. What pruning made survives.
     pub keep_zeros: bool,
+    /// How centroids are stored: integers of 8 bits times a scale of the codebook make codebooks
+    /// a quarter as large, and values that an 8-bit engine can take as they are.
+    pub centroids: Centroids,
     /// How codes are stored.
     pub form: Form,
     /// With calibration data, make up for rounding errors and fit centroids, scales and biases to
@@ -136,6 +140,27 @@ pub enum Scales {
     None,
 }
 
+/// How centroids are stored.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Centroids {
+    /// In the type of the weight.
+    #[default]
+    Float,
+    /// As integers of 8 bits from -127 to 127 and a scale for each codebook; weights in single
+    /// precision only, others keep their type.
+    Int8,
+}
+
 /// How codes are stored.
 #[derive(
     Clone,
@@ -165,6 +190,7 @@ impl Default for Options {
             group: Group::All(Whole::Tensor),
             scales: Scales::Auto,
             keep_zeros: true,
+            centroids: Centroids::Float,
             form: Form::Table,
             recover: true,
             sensitive_bits: 8,
@@ -182,7 +208,8 @@ impl Pass for ClusterWeights {
         "Let weights share a few values, stored as packed codes",
         Effect::Lossy,
     )
-    .runs_first(&["lift-constants", "fold-batch-norm"]);
+    .runs_first(&["lift-constants", "fold-batch-norm"])
+    .never_after(&order::CLUSTERS);
     type Options = Options;
 
     fn new(options: OptionSet<Options>) -> Result<Self, OptionError> {
@@ -198,10 +225,27 @@ impl Pass for ClusterWeights {
                 });
             }
         }
+        if whole.centroids == Centroids::Int8 && whole.form == Form::Snap {
+            return Err(OptionError::Invalid {
+                path: format!("{}.centroids", clustered::CLUSTER_WEIGHTS),
+                reason: "the form \"snap\" stores no centroids; choose another form".to_owned(),
+            });
+        }
         Ok(ClusterWeights { options })
     }
 
     fn requires(&self, model: &Model) -> Result<(), PassError> {
+        let wants = |graph: &Graph, op: OpId| !self.options.for_op(graph, op).is_skip();
+        order::refuse_undoing(model, &Self::INFO, &wants)?;
+        if self.options.whole().centroids == Centroids::Int8 && model.opset() < 13 {
+            return Err(PassError::Precondition {
+                found: format!(
+                    "the model speaks opset {}, and centroids of 8 bits need 13",
+                    model.opset()
+                ),
+                remedy: "run upgrade-opset first, or leave centroids float".to_owned(),
+            });
+        }
         let (needs, what) = match self.options.whole().form {
             Form::Snap => return Ok(()),
             Form::Table => (10, "the form \"table\""),
@@ -498,6 +542,7 @@ fn put(
     for target in targets {
         cx.check_cancelled()?;
         let Some(coded) = &target.coded else { continue };
+        store.steps(target.steps());
         if target.unsolvable {
             let text =
                 "the second moments of its inputs can't be factorized; it is only weighed by them";

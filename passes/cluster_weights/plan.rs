@@ -10,7 +10,7 @@ use paring_ir::{
 };
 
 use super::fit::{Coded, Importance, Order, Settings};
-use super::{Form, Group, Options, Scales};
+use super::{Centroids, Form, Group, Options, Scales};
 use crate::clustered::is_snapped;
 use crate::layers::{self, Layer};
 use crate::moments;
@@ -35,6 +35,7 @@ pub(super) struct Target {
     pub(super) order: Order,
     pub(super) settings: Settings,
     pub(super) form: Form,
+    pub(super) centroids: Centroids,
     /// What was found.
     pub(super) coded: Option<Coded>,
     /// How close the layer's outputs are on calibration data, in dB.
@@ -96,7 +97,19 @@ impl Target {
         let size = self.tensor.dtype().bits().unwrap_or(32) as usize / 8;
         let codes = self.tensor.len().saturating_mul(bits).div_ceil(8);
         let scales = if scales { self.order.channels() } else { 0 };
-        codes + size * (books * self.settings.clusters() + scales)
+        let clusters = self.settings.clusters();
+        let book = match self.steps() {
+            true => clusters + size,
+            false => clusters * size,
+        };
+        codes + books * book + size * scales
+    }
+
+    /// Whether centroids are stored as integers.
+    pub(super) fn steps(&self) -> bool {
+        self.centroids == Centroids::Int8
+            && self.form != Form::Snap
+            && self.tensor.dtype() == DType::F32
     }
 
     fn gains(&self) -> bool {
@@ -272,6 +285,7 @@ impl Planner<'_> {
             lookups: Vec::new(),
             order,
             form: options.form,
+            centroids: options.centroids,
             coded: None,
             sqnr: None,
             unsolvable: false,
@@ -331,6 +345,7 @@ impl Planner<'_> {
             },
             order,
             form,
+            centroids: options.centroids,
             coded: None,
             sqnr: None,
             unsolvable: false,

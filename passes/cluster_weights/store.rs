@@ -56,6 +56,8 @@ pub(super) struct Store<'g> {
     anchor: OpId,
     /// What new values are called after.
     hint: String,
+    /// Whether centroids are stored as integers of 8 bits.
+    steps: bool,
 }
 
 /// A part of a weight that is expanded by itself: whole groups, or a stretch of one group.
@@ -71,7 +73,13 @@ impl<'g> Store<'g> {
             shared: Vec::new(),
             anchor,
             hint: String::new(),
+            steps: false,
         }
+    }
+
+    /// Whether centroids of the next weights are stored as integers of 8 bits and a scale.
+    pub(super) fn steps(&mut self, steps: bool) {
+        self.steps = steps;
     }
 
     /// The next weight: beside which operator it is expanded, and what it is called.
@@ -163,8 +171,46 @@ impl<'g> Store<'g> {
             1 => vec![size],
             n => vec![n, size],
         };
+        if self.steps {
+            return self.book_of_steps(&dims, &all, size);
+        }
         let tensor = tensor(coded.dtype, &dims, &all)?;
         self.own("book", tensor)
+    }
+
+    /// Codebooks as integers from -127 to 127, of which 0 is 0, times a scale for each.
+    fn book_of_steps(
+        &mut self,
+        dims: &[usize],
+        all: &[f64],
+        size: usize,
+    ) -> Result<ValueId, PassError> {
+        let (mut steps, mut scales) = (Vec::with_capacity(all.len()), Vec::new());
+        for book in all.chunks(size.max(1)) {
+            let most = book.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+            // A codebook of zeros, or of numbers next to none, has any scale.
+            let scale = (most / 127.0) as f32;
+            let scale = if scale > 0.0 && scale.is_finite() {
+                scale
+            } else {
+                1.0
+            };
+            let step = |x: &f64| (x / f64::from(scale)).round().clamp(-127.0, 127.0) as i8;
+            steps.extend(book.iter().map(step));
+            scales.push(scale);
+        }
+        let many = dims.len() > 1;
+        let zeros = vec![0i8; scales.len()];
+        let of = if many { vec![scales.len()] } else { Vec::new() };
+        let book = self.own("book", Tensor::from_vec(dims.iter().copied(), steps)?)?;
+        let scales = self.own("book_scale", Tensor::from_vec(of.iter().copied(), scales)?)?;
+        let zero = self.common("book_zero", Tensor::from_vec(of.iter().copied(), zeros)?)?;
+        let mut new = NewOp::new("DequantizeLinear").input(book).input(scales);
+        new = new.input(zero);
+        if many {
+            new = new.attr("axis", 0i64);
+        }
+        self.op(new, "centroids")
     }
 
     /// The weight expanded whole, in its shape.

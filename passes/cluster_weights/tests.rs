@@ -2,13 +2,10 @@
 
 use half::f16;
 use paring_ir::analysis::AnalysisCache;
-use paring_ir::{
-    Changed, DType, Graph, Model, OpId, OptionSet, Pass, PassContext, Tensor, ValueId,
-};
+use paring_ir::{Changed, DType, Graph, Model, OptionSet, Pass, PassContext, Tensor, ValueId};
 use serde_json::{Value as Json, json};
 
 use super::{ClusterWeights, Options};
-use crate::clustered::refuse_clustered;
 use crate::fold_constants::FoldConstants;
 use crate::prune_weights::PruneWeights;
 use crate::testing::{Echo, Samples, parse, refused, run, unchanged};
@@ -442,18 +439,42 @@ fn what_is_clustered_is_known_and_stays_so() {
         let text = paring_ir::text::print_model(&made, &full);
         let remarks = unchanged::<FoldConstants>("{}", &text);
         assert!(remarks.missed["clustered"] >= 1, "{remarks:#?}");
-        let any = |_: &Graph, _: OpId| true;
-        let error = refuse_clustered(&parse(&text), "quantize", &any).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "the weight of MatMul \"y\" (input 1) was clustered by cluster-weights, and quantize would undo that; \
-             run quantize before cluster-weights, or leave the operator out of one of the two (by-name: {\"y\": skip})"
-        );
-        refuse_clustered(&parse(&text), "quantize", &|_, _| false).unwrap();
+        let refused = |given: Json| {
+            let options = OptionSet::parse("prune-weights", given.as_object().unwrap()).unwrap();
+            PruneWeights::new(options).unwrap().requires(&parse(&text))
+        };
+        let error = refused(json!({})).unwrap_err().to_string();
+        assert!(error.contains("can't run after cluster-weights"), "{error}");
+        refused(json!({"by-type": {"MatMul": "skip"}})).unwrap();
         unchanged::<ClusterWeights>("{}", &text);
     }
     let (snapped, _) = run::<ClusterWeights>(None, &options(json!({"form": "snap"})), MATMUL);
-    refuse_clustered(&snapped, "quantize", &|_, _| true).unwrap_err();
+    let prune = PruneWeights::new(OptionSet::defaults()).unwrap();
+    prune.requires(&snapped).unwrap_err();
+}
+
+#[test]
+fn centroids_of_8_bits_are_dequantized_before_they_are_looked_up() {
+    for group in [json!("tensor"), json!(4)] {
+        let given = json!({"centroids": "int8", "group": group, "scales": "none"});
+        let (made, _) = run::<ClusterWeights>(None, &options(given), MATMUL);
+        let dequantized = made
+            .graph
+            .ops()
+            .filter(|&op| made.graph.op(op).is("DequantizeLinear"));
+        assert_eq!(dequantized.count(), 1);
+        let found = crate::clustered::Expansions::of(&made.graph).unwrap();
+        assert!(made.graph.ops().any(|op| found.is_lookup(op)));
+        let bytes = |dtype: DType| -> usize {
+            let all = made.graph.values().filter_map(|v| made.graph.tensor(v));
+            all.filter(|t| t.dtype() == dtype).map(Tensor::len).sum()
+        };
+        assert!(bytes(DType::I8) >= 16);
+    }
+    let snap = json!({"centroids": "int8", "form": "snap"});
+    let snap = OptionSet::<Options>::parse("cluster-weights", snap.as_object().unwrap()).unwrap();
+    let error = ClusterWeights::new(snap).unwrap_err().to_string();
+    assert!(error.contains("snap"), "{error}");
 }
 
 #[test]

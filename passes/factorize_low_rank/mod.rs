@@ -34,7 +34,7 @@
 //! networks for efficient evaluation", 2014; Izenman, "Reduced-rank regression for the
 //! multivariate linear model", 1975.
 
-use crate::clustered::refuse_clustered;
+use crate::order;
 use paring_ir::analysis::{CostOptions, Costs, ShapeOptions, Shapes};
 use paring_ir::{
     Changed, Effect, Graph, Model, OpId, OptionError, OptionSet, Pass, PassContext, PassError,
@@ -163,7 +163,8 @@ impl Pass for FactorizeLowRank {
         "Replace large weights by products of two small ones",
         Effect::Lossy,
     )
-    .runs_first(&["lift-constants", "fold-batch-norm"]);
+    .runs_first(&["lift-constants", "fold-batch-norm"])
+    .never_after(&order::FACTORIZES);
     type Options = Options;
 
     fn new(options: OptionSet<Options>) -> Result<Self, OptionError> {
@@ -196,7 +197,7 @@ impl Pass for FactorizeLowRank {
 
     fn requires(&self, model: &Model) -> Result<(), PassError> {
         let wants = |graph: &Graph, op: OpId| !self.options.for_op(graph, op).is_skip();
-        refuse_clustered(model, Self::INFO.name, &wants)
+        order::refuse_undoing(model, &Self::INFO, &wants)
     }
 
     fn run(&self, model: &mut Model, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {

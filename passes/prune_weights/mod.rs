@@ -56,12 +56,11 @@ mod tests;
 
 use std::collections::{HashMap, HashSet};
 
+use crate::order;
 use paring_ir::{
     Changed, Effect, Graph, GraphId, Model, OpId, OptionError, OptionSet, Pass, PassContext,
     PassError, PassInfo,
 };
-
-use crate::clustered::refuse_clustered;
 
 pub use options::{Budget, Criterion, Distribution, Options, Recover, Storage};
 pub use pattern::Pattern;
@@ -81,7 +80,8 @@ impl Pass for PruneWeights {
         "Set the weights that matter least to zero, and refit the others where there is data",
         Effect::Lossy,
     )
-    .runs_first(&["lift-constants", "fold-batch-norm"]);
+    .runs_first(&["lift-constants", "fold-batch-norm"])
+    .never_after(&order::REMOVES);
     type Options = Options;
 
     fn new(options: OptionSet<Options>) -> Result<Self, OptionError> {
@@ -91,7 +91,7 @@ impl Pass for PruneWeights {
 
     fn requires(&self, model: &Model) -> Result<(), PassError> {
         let wants = |graph: &Graph, op: OpId| !self.options.for_op(graph, op).is_skip();
-        refuse_clustered(model, Self::INFO.name, &wants)
+        order::refuse_undoing(model, &Self::INFO, &wants)
     }
 
     fn is_neutral(&self) -> bool {

@@ -49,8 +49,11 @@ mod weights;
 
 use std::path::PathBuf;
 
+use crate::order;
+use paring_ir::schema::{self, Class};
 use paring_ir::{
-    Changed, Effect, Model, OptionError, OptionSet, Pass, PassContext, PassError, PassInfo,
+    Changed, Effect, Graph, Model, OpId, OptionError, OptionSet, Pass, PassContext, PassError,
+    PassInfo,
 };
 
 pub(crate) use emit::Weight as StoredWeight;
@@ -202,7 +205,8 @@ impl Pass for QuantizeInt8 {
         "fold-pad",
         "fuse-gemm",
         "eliminate-dead-code",
-    ]);
+    ])
+    .never_after(&order::QUANTIZES);
     type Options = Options;
 
     fn new(options: OptionSet<Options>) -> Result<Self, OptionError> {
@@ -224,6 +228,14 @@ impl Pass for QuantizeInt8 {
             }
         }
         Ok(QuantizeInt8 { options, profile })
+    }
+
+    fn requires(&self, model: &Model) -> Result<(), PassError> {
+        let wants = |graph: &Graph, op: OpId| {
+            let linear = schema::of(graph.op(op)).is_some_and(|k| k.class == Class::Linear);
+            linear && !self.options.for_op(graph, op).is_skip()
+        };
+        order::refuse_undoing(model, &Self::INFO, &wants)
     }
 
     fn run(&self, model: &mut Model, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {

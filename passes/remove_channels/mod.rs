@@ -29,6 +29,7 @@
 
 use std::collections::HashMap;
 
+use crate::order;
 use paring_ir::analysis::channels::{ChannelOptions, Channels, Group, Heads, Removed};
 use paring_ir::analysis::{CostOptions, Costs, Shapes};
 use paring_ir::{
@@ -255,7 +256,8 @@ impl Pass for RemoveChannels {
         "lift-constants",
         "fold-constants",
         "eliminate-dead-code",
-    ]);
+    ])
+    .never_after(&order::REMOVES);
     type Options = Options;
 
     fn new(options: OptionSet<Options>) -> Result<Self, OptionError> {
@@ -292,6 +294,11 @@ impl Pass for RemoveChannels {
     fn is_neutral(&self) -> bool {
         let nothing_goes = self.options.levels().all(|o| o.ratio == 0.0);
         nothing_goes && self.options.whole().budget.is_empty()
+    }
+
+    fn requires(&self, model: &Model) -> Result<(), PassError> {
+        let wants = |graph: &Graph, op: OpId| !self.options.for_op(graph, op).is_skip();
+        order::refuse_undoing(model, &Self::INFO, &wants)
     }
 
     fn run(&self, model: &mut Model, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {

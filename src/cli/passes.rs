@@ -49,6 +49,8 @@ fn show(entry: &Entry, json: bool) -> anyhow::Result<()> {
             "effect": effect(entry),
             "summary": info.summary,
             "runs_first": info.runs_first,
+            "never_after": info.never_after,
+            "never_before": info.never_before,
             "options": schema,
             "defaults": defaults,
         }));
@@ -66,6 +68,11 @@ fn describe(entry: &Entry, schema: &Json, defaults: &Json) -> String {
     );
     if !info.runs_first.is_empty() {
         text += &format!("Runs first: {}\n", info.runs_first.join(", "));
+    }
+    for (order, all) in [("after", info.never_after), ("before", info.never_before)] {
+        for c in all {
+            text += &format!("Never {order} {}: {}\n", c.pass, c.why);
+        }
     }
     let none = serde_json::Map::new();
     let properties = schema

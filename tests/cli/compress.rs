@@ -143,8 +143,8 @@ fn passes_that_would_undo_clustering_are_refused_by_name() {
                 pass,
             ]);
             assert_ne!(run.code, 0);
-            run.complains("was clustered by cluster-weights");
-            run.complains(&format!("run {pass} before cluster-weights"));
+            run.complains(&format!("{pass} can't run after cluster-weights"));
+            run.complains(&format!("run {pass} first"));
             assert!(!exists(&out));
         }
     }
@@ -180,4 +180,37 @@ fn a_report_says_what_clustering_saves() {
     // Seven in ten codes are those of zero.
     assert!(bytes("after", "zstd_bytes") < 0.8 * bytes("after", "file_bytes"));
     assert!(bytes("after", "zstd_bytes") < bytes("before", "zstd_bytes") / 9.0);
+}
+
+#[test]
+fn one_compression_does_not_undo_another() {
+    let folder = Folder::new();
+    let input = folder.model(
+        "product.onnx",
+        r#"<ir_version: 8, opset_import: ["": 18]> g (float[1,64] x) => (float[1,64] y)
+        <float[64,64] w = random(1)> { ["fc"] y = MatMul (x, w) }"#,
+    );
+    let out = folder.path("out.onnx");
+    let run = |input: &str, passes: &[&str]| {
+        let mut args = vec!["optimize", input, "-o", &out, "--no-time", "-q"];
+        passes.iter().for_each(|p| args.extend(["--pass", p]));
+        paring(&args)
+    };
+    for (first, second) in [
+        ("cluster-weights", "quantize-int8"),
+        ("quantize-weights", "cluster-weights"),
+        ("cluster-weights", "factorize-low-rank"),
+        ("prune-weights", "factorize-low-rank"),
+        ("quantize-int8", "remove-channels"),
+    ] {
+        let why = format!("{second} can't run after {first}");
+        run(&input, &[first, second]).exits(4).complains(&why);
+    }
+    // In two runs, the model tells.
+    run(&input, &["cluster-weights"]).exits(0);
+    let clustered = folder.path("clustered.onnx");
+    std::fs::rename(&out, &clustered).unwrap();
+    run(&clustered, &["quantize-weights"]).exits(5).complains(
+        "quantize-weights can't run after cluster-weights, which made the weight of MatMul \"fc\"",
+    );
 }

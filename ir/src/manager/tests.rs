@@ -5,7 +5,7 @@
 
 use super::*;
 use crate::op::NewOp;
-use crate::pass::{Pass, PassInfo};
+use crate::pass::{Conflict, Pass, PassInfo};
 use crate::select::OptionSet;
 use crate::text::parse_model;
 use crate::value::Name;
@@ -59,6 +59,11 @@ const fn info(c: char) -> PassInfo {
         'e' => PassInfo::new("e", "Append e", Effect::Exact),
         'l' => PassInfo::new("l", "Lose a little", Effect::Lossy),
         'm' => PassInfo::new("m", "Lose more", Effect::Lossy).runs_first(&["a"]),
+        'n' => PassInfo::new("n", "Append n", Effect::Lossy)
+            .never_before(&[Conflict::new("p", "it would hide n")]),
+        'o' => PassInfo::new("o", "Append o", Effect::Lossy)
+            .never_after(&[Conflict::new("n", "it would count n")]),
+        'p' => PassInfo::new("p", "Append p", Effect::Lossy),
         'X' => PassInfo::new("X", "Change the outputs", Effect::Exact),
         'P' => PassInfo::new("P", "Panic", Effect::Exact),
         'L' => PassInfo::new("L", "Edit and deny it", Effect::Exact),
@@ -120,6 +125,9 @@ fn registry() -> Registry {
         .with::<Letter<'e'>>()
         .with::<Letter<'l'>>()
         .with::<Letter<'m'>>()
+        .with::<Letter<'n'>>()
+        .with::<Letter<'o'>>()
+        .with::<Letter<'p'>>()
         .with::<Letter<'X'>>()
         .with::<Letter<'P'>>()
         .with::<Letter<'L'>>()
@@ -550,4 +558,38 @@ fn the_observer_sees_every_pass_and_the_provenance_names_it() {
         passes.iter().all(|p| ["a", "m"].contains(&&**p)),
         "{passes:?}"
     );
+}
+
+#[test]
+fn passes_that_do_not_go_together_are_refused_before_any_runs() {
+    let skip = |name: &str, options: Json| {
+        let mut pipeline = Pipeline::new();
+        pipeline.push(&registry(), "n", &Map::new()).unwrap();
+        let options = options.as_object().unwrap().clone();
+        pipeline.push(&registry(), name, &options).unwrap();
+        pipeline.check_order()
+    };
+    let none = || Json::Object(Map::new());
+    // "o" says it of itself, and "n" of "p", which does not know it.
+    for (name, why) in [("o", "it would count n"), ("p", "it would hide n")] {
+        let error = skip(name, none()).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!(
+                "{name} can't run after n: {why}; run {name} first"
+            )),
+            "{error}"
+        );
+    }
+    skip("l", none()).unwrap();
+    skip("o", serde_json::json!({"by-type": {"Relu": "skip"}})).unwrap();
+
+    let mut model = model();
+    let mut pipeline = Pipeline::new();
+    for name in ["a", "n", "o"] {
+        pipeline.push(&registry(), name, &Map::new()).unwrap();
+    }
+    let registry = registry();
+    let error = Manager::new(&registry).run(&mut model, &pipeline);
+    assert!(matches!(error, Err(RunError::Pass { .. })), "{error:?}");
+    assert_eq!(log_of(&model), "");
 }
