@@ -6,7 +6,7 @@ use paring_ir::analysis::Constants;
 use paring_ir::{Constant, Graph, GraphId, Kept, Model, ValueId};
 
 use super::changes::{Comparison, TensorPair};
-use super::elements::{Numbers, compare, count, histogram, rank};
+use super::elements::{Numbers, compare, count, histogram, rank, rescaled};
 use super::interface::type_text;
 use super::net::{Net, type_name};
 use super::weights::{Carrier, decode, evaluate, find_kept, short_text};
@@ -389,6 +389,7 @@ impl Work<'_, '_> {
             if p.dims == q.dims {
                 let (max_abs, norm) = nearest(p, q);
                 (out.max_abs, out.relative_norm) = (Some(max_abs), Some(norm));
+                out.rescaled_norm = rescaled(p, q, norm);
             } else if let Some((kept, part)) = kept_part(p, q, &recorded, x.constant, y.constant) {
                 let (max_abs, norm) = compare(&part.values, &q.values);
                 (out.max_abs, out.relative_norm) = (Some(max_abs), Some(norm));

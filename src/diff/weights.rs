@@ -446,7 +446,11 @@ fn target(dims: &[usize], shape: &[f64], allow_zero: bool) -> Option<Vec<usize>>
 /// The position of an axis that may be counted from the end.
 fn axis_at(axis: i64, rank: usize) -> Option<usize> {
     let rank = i64::try_from(rank).ok()?;
-    let axis = if axis < 0 { axis.checked_add(rank)? } else { axis };
+    let axis = if axis < 0 {
+        axis.checked_add(rank)?
+    } else {
+        axis
+    };
     (axis < rank).then(|| usize::try_from(axis).ok()).flatten()
 }
 
