@@ -55,8 +55,9 @@ impl Scale {
 }
 
 /// The names that [`build`] knows.
-pub const NAMES: [&str; 12] = [
+pub const NAMES: [&str; 13] = [
     "resnet50",
+    "mobilenet_v1",
     "mobilenet_v2",
     "mobilenet_v3",
     "densenet121",
@@ -76,6 +77,7 @@ pub fn build(name: &str, scale: Scale) -> Result<Model, Error> {
     match name {
         "resnet50" => net.resnet50(scale, 1),
         "resnext" => net.resnet50(scale, 32 / scale.divide.clamp(1, 8)),
+        "mobilenet_v1" => net.mobilenet_v1(scale),
         "mobilenet_v2" => net.mobilenet_v2(scale),
         "mobilenet_v3" => net.mobilenet_v3(scale),
         "densenet121" => net.densenet(scale),
@@ -340,6 +342,29 @@ impl Net {
             ..conv(x.c, kernel, stride)
         };
         self.block(x, conv, activation)
+    }
+
+    /// Howard et al., 2017.
+    fn mobilenet_v1(mut self, scale: Scale) -> Made<Model> {
+        let x = self.image(scale.side)?;
+        let mut x = self.block(x, conv(scale.of(32), 3, 2), "Relu")?;
+        for (out, repeats, stride) in [
+            (64usize, 1, 1usize),
+            (128, 1, 2),
+            (128, 1, 1),
+            (256, 1, 2),
+            (256, 1, 1),
+            (512, 1, 2),
+            (512, 5, 1),
+            (1024, 1, 2),
+            (1024, 1, 1),
+        ] {
+            for _ in 0..repeats {
+                x = self.depthwise(x, 3, stride, "Relu")?;
+                x = self.block(x, conv(scale.of(out), 1, 1), "Relu")?;
+            }
+        }
+        self.classify(x, 1000)
     }
 
     /// Sandler et al., 2018.

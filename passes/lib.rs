@@ -12,6 +12,7 @@ mod clustered;
 mod common;
 mod edits;
 mod facts;
+mod latency;
 mod layers;
 mod linear;
 mod moments;
@@ -34,6 +35,7 @@ pub mod fuse_gemm;
 pub mod inline_constant_branches;
 pub mod inline_functions;
 pub mod lift_constants;
+pub mod lower_qdq;
 pub mod merge_casts;
 pub mod merge_clips;
 pub mod merge_concats;
@@ -72,6 +74,7 @@ pub fn builtin() -> Registry {
         .with::<inline_constant_branches::InlineConstantBranches>()
         .with::<inline_functions::InlineFunctions>()
         .with::<lift_constants::LiftConstants>()
+        .with::<lower_qdq::LowerQdq>()
         .with::<merge_clips::MergeClips>()
         .with::<merge_casts::MergeCasts>()
         .with::<merge_concats::MergeConcats>()

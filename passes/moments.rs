@@ -71,12 +71,66 @@ impl Budget {
     }
 }
 
+impl Moments {
+    /// The moments over the data of both, which are of one layer.
+    pub(crate) fn joined(&self, other: &Moments) -> Moments {
+        let all = (self.count + other.count).max(1) as f64;
+        let (a, b) = (self.count as f64 / all, other.count as f64 / all);
+        let matrices = |x: &[Mat<f64>], y: &[Mat<f64>]| -> Vec<Mat<f64>> {
+            let pairs = x.iter().zip(y);
+            pairs
+                .map(|(x, y)| faer::Scale(a) * x + faer::Scale(b) * y)
+                .collect()
+        };
+        let means = |x: &[Vec<f64>], y: &[Vec<f64>]| -> Vec<Vec<f64>> {
+            let mean = |(x, y): (&Vec<f64>, &Vec<f64>)| {
+                x.iter().zip(y).map(|(x, y)| a * x + b * y).collect()
+            };
+            x.iter().zip(y).map(mean).collect()
+        };
+        let reference = self.reference.as_ref().zip(other.reference.as_ref());
+        Moments {
+            count: self.count + other.count,
+            gram: matrices(&self.gram, &other.gram),
+            mean: means(&self.mean, &other.mean),
+            reference: reference.map(|(x, y)| Cross {
+                cross: matrices(&x.cross, &y.cross),
+                mean: means(&x.mean, &y.mean),
+            }),
+        }
+    }
+}
+
+impl Split {
+    /// The moments over all of the data.
+    pub(crate) fn joined(&self) -> Moments {
+        match &self.held {
+            Some(held) => self.fit.joined(held),
+            None => self.fit.clone(),
+        }
+    }
+}
+
 /// The memory that the moments of a layer take, in bytes.
 pub(crate) fn moments_bytes(layer: &Layer, crossed: bool) -> usize {
     let one = layer.cols.saturating_mul(layer.cols).saturating_mul(8);
     one.saturating_mul(layer.blocks)
         .saturating_mul(if crossed { 2 } else { 1 })
 }
+
+/// The moments of a layer over most of the data, to fit to, and over the rest, to judge what was
+/// fitted: few samples show correlations that others don't have.
+#[derive(Clone, Debug)]
+pub(crate) struct Split {
+    pub(crate) fit: Moments,
+    /// Over every fourth run; absent where the data is too short for one.
+    pub(crate) held: Option<Moments>,
+    /// How many samples were held out.
+    pub(crate) held_samples: usize,
+}
+
+/// Of so many runs of the model one is held out.
+const HELD_OUT: u64 = 4;
 
 /// Streams the calibration data through a model and, where there is one, its reference side by
 /// side. The result is in the order of the jobs; `None` for layers whose inputs the engine can't
@@ -88,6 +142,42 @@ pub(crate) fn collect(
     jobs: &[Job<'_>],
     budget: Budget,
 ) -> Result<Vec<Option<Moments>>, PassError> {
+    let (all, _) = collect_parts(cx, model, reference, jobs, (budget, 1))?;
+    Ok(all.into_iter().map(|mut parts| parts.pop()?).collect())
+}
+
+/// As [`collect`], with some of the data held out.
+pub(crate) fn collect_split(
+    cx: &PassContext<'_>,
+    model: &Model,
+    reference: Option<&Model>,
+    jobs: &[Job<'_>],
+    budget: Budget,
+) -> Result<Vec<Option<Split>>, PassError> {
+    let (all, held_samples) = collect_parts(cx, model, reference, jobs, (budget, 2))?;
+    let split = all.into_iter().map(|parts| {
+        let mut parts = parts.into_iter();
+        let fit = parts.next()??;
+        let held = parts.next().flatten();
+        Some(Split {
+            fit,
+            held,
+            held_samples,
+        })
+    });
+    Ok(split.collect())
+}
+
+type Parts = Vec<Vec<Option<Moments>>>;
+
+/// By job its moments over each of one or two parts of the data, and the samples of the second.
+fn collect_parts(
+    cx: &PassContext<'_>,
+    model: &Model,
+    reference: Option<&Model>,
+    jobs: &[Job<'_>],
+    (budget, parts): (Budget, usize),
+) -> Result<(Parts, usize), PassError> {
     let (Some(engine), Some(data)) = (cx.engine, cx.data) else {
         return Err(PassError::Precondition {
             found: "there is no calibration data or no engine to run it".to_owned(),
@@ -98,14 +188,15 @@ pub(crate) fn collect(
         threads: cx.threads,
         ..CompileOptions::default()
     };
-    let sums: Vec<Mutex<Sums>> = jobs.iter().map(|j| Mutex::new(Sums::new(j))).collect();
+    let sums_of = |job| Mutex::new((0..parts).map(|_| Sums::new(job)).collect());
+    let sums: Vec<Mutex<Vec<Sums>>> = jobs.iter().map(sums_of).collect();
     let own: Vec<ValueId> = sources(jobs.iter().map(|j| Some(j.layer)));
     let others: Vec<ValueId> = sources(jobs.iter().map(|j| j.reference));
     let mut watch = Watch::new(engine, model, &own, options);
     let mut other = reference.map(|m| Watch::new(engine, m, &others, options));
     let samples = budget.samples.unwrap_or(usize::MAX).min(data.len()).max(1);
     let pool = pool(cx.threads)?;
-    let mut position = 0u64;
+    let (mut position, mut held_samples) = (0u64, 0usize);
     let run = data.for_each(budget.samples, &mut |sample| {
         cx.check_cancelled().map_err(|_| EngineError::Cancelled)?;
         let seen = gather(&mut watch, sample)?;
@@ -119,8 +210,12 @@ pub(crate) fn collect(
                 .saturating_mul(sample.count.max(1))
                 .div_ceil(samples)
         };
-        let add = |(job, sums): (&Job<'_>, &Mutex<Sums>)| {
-            let mut sums = sums.lock().unwrap_or_else(|e| e.into_inner());
+        let held = parts > 1 && position % HELD_OUT == HELD_OUT - 1;
+        let add = |(job, sums): (&Job<'_>, &Mutex<Vec<Sums>>)| {
+            let mut parts = sums.lock().unwrap_or_else(|e| e.into_inner());
+            let Some(sums) = parts.get_mut(usize::from(held)) else {
+                return;
+            };
             let own = job.layer.source.as_ref().and_then(|s| find(&seen, s));
             let other = job.reference.and_then(|l| l.source.as_ref());
             let other = other.and_then(|s| find(&reference, s));
@@ -132,6 +227,7 @@ pub(crate) fn collect(
         };
         pool.install(|| jobs.par_iter().zip(&sums).for_each(add));
         position += 1;
+        held_samples += if held { sample.count } else { 0 };
         Ok(())
     });
     match run {
@@ -139,10 +235,12 @@ pub(crate) fn collect(
         other => other?,
     }
     let finished = sums.into_iter().map(|s| {
-        let sums = s.into_inner().unwrap_or_else(|e| e.into_inner());
-        sums.finish()
+        let parts = s.into_inner().unwrap_or_else(|e| e.into_inner());
+        let broken = parts.iter().any(|s| s.broken);
+        let finish = |s: Sums| if broken { None } else { s.finish() };
+        parts.into_iter().map(finish).collect()
     });
-    Ok(finished.collect())
+    Ok((finished.collect(), held_samples))
 }
 
 /// Threads for work items; what is computed does not depend on how many there are.

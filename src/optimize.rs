@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
-use paring_ir::analysis::CostOptions;
+use paring_ir::analysis::shapes::ShapeOptions as ShapeInference;
+use paring_ir::analysis::{CostOptions, ModelCost, Shapes};
 use paring_ir::engine::{DataSource, Engine, EngineError};
 use paring_ir::manager::{Manager, Observer, Pipeline, RunError};
 use paring_ir::pass::{NoProgress, Progress};
 use paring_ir::recipe::Bound;
 use paring_ir::report::PassReport;
+use paring_ir::verify::Violation;
 use paring_ir::{Dim, Graph, GraphError, Model, OptionError, Registry, ValueType};
 use serde::Serialize;
 use serde_json::Value as Json;
@@ -19,11 +21,16 @@ use crate::engine::TractEngine;
 use crate::inspect::{Inspection, cost_options, inspect};
 use crate::onnx;
 use crate::pipeline::{Recipe, RecipeError};
-use crate::validate::{CompareOptions, EngineJudge, Latency, LayerErrors, TimeOptions, Validation};
+use crate::validate::{
+    CompareOptions, EngineJudge, FormReport, Latency, LayerErrors, TimeOptions, Validation,
+};
 
 /// How a note begins that says why exact passes are not validated at a second size, though the
 /// model leaves sizes open.
 const ONE_SIZE: &str = "exact passes are validated at one size alone";
+
+/// So many operators that contradict themselves are named in the notes.
+const NAMED_CONTRADICTIONS: usize = 3;
 
 /// Runs of random inputs that models are compared on when there is no data.
 const RANDOM_RUNS: usize = 4;
@@ -145,6 +152,10 @@ pub struct Report {
     pub unvalidated: Option<String>,
     /// How the latencies compare; absent when the models were not timed.
     pub latency: Option<Latency>,
+    /// A quantized model in its forms, side by side: as it was (`f32`), as it is written (`qdq`)
+    /// and as the engine runs it fast (`lowered`). Empty for other models.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub forms: Vec<FormReport>,
     /// The error of every layer; absent when nobody asked for it or nothing changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layers: Option<LayerErrors>,
@@ -179,6 +190,30 @@ pub struct Optimizer<'a> {
     cancel: Option<&'a AtomicBool>,
     /// How to optimize.
     pub settings: Settings,
+}
+
+/// What no engine can run: operators whose inputs and attributes can't go together. Told only
+/// where no engine has said so.
+fn contradictions(model: &Model) -> Vec<String> {
+    let shapes = Shapes::infer(model, &ShapeInference::default());
+    let conflicts = shapes.conflicts();
+    let mut notes: Vec<String> = conflicts
+        .iter()
+        .take(NAMED_CONTRADICTIONS)
+        .map(|c| {
+            format!(
+                "the model contradicts itself: {}",
+                Violation::from(c).text()
+            )
+        })
+        .collect();
+    if conflicts.len() > NAMED_CONTRADICTIONS {
+        let more = conflicts.len() - NAMED_CONTRADICTIONS;
+        notes.push(format!(
+            "and {more} more contradictions: see `paring check`"
+        ));
+    }
+    notes
 }
 
 impl<'a> Optimizer<'a> {
@@ -266,6 +301,9 @@ impl<'a> Optimizer<'a> {
             .transpose()?;
         let sources = self.sources(model, shapes, &data, &eval, &pipeline, &mut notes)?;
         let (mut judge, unvalidated) = self.judge(&engine, model, &sources, &pipeline, progress)?;
+        if judge.is_none() {
+            notes.extend(contradictions(model));
+        }
         if pipeline.has_limits() && (judge.is_none() || !s.validate) {
             let reason = unvalidated.as_deref().unwrap_or("nothing is measured");
             return Err(RunError::Unmeasured(format!(
@@ -303,13 +341,14 @@ impl<'a> Optimizer<'a> {
             changed: outcome.changed,
             after: inspect(model, None, &costs),
             before,
-            passes: outcome.passes,
             engine: engine.name(),
             validation: None,
             unvalidated,
             latency: None,
+            forms: Vec::new(),
             layers: None,
-            recipe: json,
+            recipe: resolved(json, &outcome.passes),
+            passes: outcome.passes,
             seed: s.seed,
             threads: s.threads,
             written: None,
@@ -452,9 +491,9 @@ impl<'a> Optimizer<'a> {
             Box::new(file_bytes),
         );
         match made {
-            Ok(judge) if s.validate => Ok((Some(judge), None)),
+            Ok(judge) if s.validate => Ok((Some(judge.with_lowering(self.registry)), None)),
             Ok(judge) => Ok((
-                Some(judge),
+                Some(judge.with_lowering(self.registry)),
                 Some("not asked for (--no-validate)".to_owned()),
             )),
             Err(EngineError::Cancelled) => Err(RunError::Cancelled.into()),
@@ -495,10 +534,70 @@ impl<'a> Optimizer<'a> {
             }
         }
         if self.settings.time {
-            report.latency = Some(judge.latency(original, model)?);
+            let (latency, forms) = judge.forms(original, model)?;
+            report.notes.extend(zeros_cost(report, &latency));
+            report.latency = Some(latency);
+            report.forms = forms;
         }
         Ok(())
     }
+}
+
+/// The recipe with what passes decided by measurement, so that it gives the same result again.
+fn resolved(mut recipe: Json, reports: &[PassReport]) -> Json {
+    let Some(steps) = recipe.get_mut("passes").and_then(Json::as_array_mut) else {
+        return recipe;
+    };
+    let mut at = 0;
+    // What another pass wanted first, and what repeats, is no step of this list.
+    let own = |r: &&PassReport| r.required_by.is_none() && r.round.is_none();
+    for report in reports.iter().filter(own) {
+        let named = |s: &Json| match s {
+            Json::String(name) => *name == report.name,
+            Json::Object(map) => map.contains_key(&report.name),
+            _ => false,
+        };
+        let Some(found) = steps.iter().skip(at).position(named) else {
+            continue;
+        };
+        at += found + 1;
+        let (Some(changes), Some(step)) = (&report.resolved, steps.get_mut(at - 1)) else {
+            continue;
+        };
+        let options = step.get(&report.name).and_then(Json::as_object).cloned();
+        let mut options = options.unwrap_or_default();
+        for (key, value) in changes {
+            match value {
+                Json::Null => options.remove(key),
+                value => options.insert(key.clone(), value.clone()),
+            };
+        }
+        *step = serde_json::json!({ (report.name.clone()): options });
+    }
+    recipe
+}
+
+/// What there is to say of a model that has more zeros but not fewer multiply-accumulates, and
+/// takes as long as before.
+fn zeros_cost(report: &Report, latency: &Latency) -> Option<String> {
+    // Less than one part in twenty could not be told from noise.
+    const LEAST: f64 = 0.05;
+    let (before, after) = (&report.before.cost, &report.after.cost);
+    let macs = after.macs as f64;
+    let skipped = |cost: &ModelCost| {
+        let effective = cost.effective_macs.unwrap_or(cost.macs);
+        cost.macs.saturating_sub(effective) as f64 / (cost.macs as f64).max(1.0)
+    };
+    let (more, skipped) = (skipped(after) - skipped(before), skipped(after));
+    let same = macs >= (1.0 - LEAST) * before.macs as f64;
+    (same && more >= LEAST && latency.ratio_high > 1.0 - LEAST).then(|| {
+        format!(
+            "{} gains no latency from zeros: {:.0} % of the multiply-accumulates are by a weight \
+             of zero, and it computes them like the others; remove-channels makes tensors smaller",
+            report.engine,
+            100.0 * skipped
+        )
+    })
 }
 
 struct Sources<'d> {
@@ -558,7 +657,7 @@ fn fix_dims(
     };
     model.edit_graphs(&mut |g: &mut Graph| fix_symbols(g, &sizes))?;
     let mut cache = paring_ir::analysis::AnalysisCache::new();
-    let shapes = cache.get::<paring_ir::analysis::Shapes>(model);
+    let shapes = cache.get::<Shapes>(model);
     paring_ir::analysis::shapes::refresh_declared(model, &shapes)?;
     Ok(())
 }

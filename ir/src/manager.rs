@@ -344,7 +344,11 @@ impl<'a> Manager<'a> {
         run: &mut Run<'p>,
     ) -> Result<(), RunError> {
         let info = step.pass.info();
-        for &name in info.runs_first {
+        let first: &[&str] = match step.pass.is_neutral() {
+            true => &[],
+            false => info.runs_first,
+        };
+        for &name in first {
             if run.left(name, &Map::new()) == Some(model.revision()) {
                 continue;
             }
@@ -454,6 +458,7 @@ impl<'a> Manager<'a> {
                 .iter()
                 .map(|g| format!("by-name \"{g}\" matches no operator"))
                 .collect(),
+            resolved: None,
         }
     }
 
@@ -478,6 +483,7 @@ impl<'a> Manager<'a> {
         let result = catch_unwind(AssertUnwindSafe(|| step.pass.run(model, &mut cx)));
         report.remarks = std::mem::take(&mut cx.remarks);
         report.notes.append(&mut cx.notes);
+        report.resolved = cx.resolved.take();
         model.set_author(None);
         let bug = |reason: String| {
             let mut steps = run.steps();

@@ -150,6 +150,12 @@ pub trait Pass: Send + Sync + Sized + 'static {
         Ok(())
     }
 
+    /// Whether the options leave every model as it is (a sparsity of 0, say). What else would
+    /// have to run first is not run then.
+    fn is_neutral(&self) -> bool {
+        false
+    }
+
     /// Edits the model.
     fn run(&self, model: &mut Model, cx: &mut PassContext<'_>) -> Result<Changed, PassError>;
 }
@@ -284,6 +290,9 @@ pub struct PassContext<'a> {
     pub remarks: Remarks,
     /// What the pass says about the model as a whole.
     pub notes: Vec<String>,
+    /// What to change about the options so that the pass decides again as it did, on any machine
+    /// (null takes an option away): set by a pass whose decisions hang on measured latency.
+    pub resolved: Option<serde_json::Map<String, serde_json::Value>>,
     cancel: &'a AtomicBool,
     progress: &'a dyn Progress,
 }
@@ -309,6 +318,7 @@ impl<'a> PassContext<'a> {
             threads: 1,
             remarks: Remarks::default(),
             notes: Vec::new(),
+            resolved: None,
             cancel: &NEVER,
             progress: &NoProgress,
         }

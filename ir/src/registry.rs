@@ -19,6 +19,8 @@ pub trait ReadyPass: Send + Sync {
     fn given(&self) -> &Map<String, Json>;
     /// What must hold of a model before the pass runs.
     fn requires(&self, model: &Model) -> Result<(), PassError>;
+    /// Whether the options leave every model as it is.
+    fn is_neutral(&self) -> bool;
     /// Edits the model.
     fn run(&self, model: &mut Model, cx: &mut PassContext<'_>) -> Result<Changed, PassError>;
     /// The globs in the options that match no operator.
@@ -39,6 +41,9 @@ impl<P: Pass> ReadyPass for Ready<P> {
     }
     fn requires(&self, model: &Model) -> Result<(), PassError> {
         self.pass.requires(model)
+    }
+    fn is_neutral(&self) -> bool {
+        self.pass.is_neutral()
     }
     fn run(&self, model: &mut Model, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {
         self.pass.run(model, cx)

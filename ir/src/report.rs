@@ -190,4 +190,8 @@ pub struct PassReport {
     /// What the user should know.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub notes: Vec<String>,
+    /// What to change about the options to get the same result on any machine, where decisions
+    /// hung on measured latency; null takes an option away.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub resolved: Option<Map<String, Json>>,
 }

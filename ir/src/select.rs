@@ -149,6 +149,14 @@ impl<T> OptionSet<T> {
         &self.whole
     }
 
+    /// The options of every level: of the whole pass, by type and by name.
+    pub fn levels(&self) -> impl Iterator<Item = &T> {
+        let by_type = self.by_type.iter().filter_map(|(_, t)| t.as_ref());
+        let named = self.by_name.iter();
+        let named = named.flat_map(|r| r.base.iter().chain(r.by_type.iter().flatten()));
+        std::iter::once(&self.whole).chain(by_type).chain(named)
+    }
+
     /// The options for an operator.
     pub fn for_op(&self, graph: &Graph, op: OpId) -> Setting<'_, T> {
         if self.by_type.is_empty() && self.by_name.is_empty() {

@@ -11,11 +11,12 @@ use paring_ir::{Changed, DType, Model, PassContext, PassError, Tensor};
 use super::magnitude;
 use super::options::{Criterion, Options, Recover};
 use super::pattern::{Mask, Pattern, mask, mask_by_row};
+use super::problem::{self, Data, Problem};
 use super::second_order::{self, System};
 use super::spread::Curve;
 use super::targets::Target;
-use crate::layers::{Layer, add_to_bias, bias_len, bias_place};
-use crate::moments::{Budget, Job, Moments, collect, moments_bytes, pool};
+use crate::layers::{Layer, add_to_bias};
+use crate::moments::{Budget, Job, Moments, Split, collect_split, moments_bytes, pool};
 
 /// The most stages: each runs the data through both networks.
 const STAGES: usize = 16;
@@ -23,16 +24,10 @@ const STAGES: usize = 16;
 const HELD: usize = 384 << 20;
 /// Layers whose own moments take more are pruned without data.
 const LARGEST: usize = 2 << 30;
-/// Windows of one image overlap and resemble each other, so so many count as one.
-const ALIKE: f64 = 4.0;
-
-/// The shares of zeros at which a layer's error is predicted.
-const SHARES: [f64; 9] = [0.1, 0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95];
-
 /// Whether a layer can be pruned by what the data says of its inputs.
 pub(super) fn has_moments(model: &Model, target: &Target) -> bool {
     target.layer.weight.graph() == model.graph.id()
-        && moments_bytes(&target.layer, true) <= LARGEST
+        && 2 * moments_bytes(&target.layer, true) <= LARGEST
         && uses(target).all(|l| l.source.is_some() && l.blocks == target.layer.blocks)
 }
 
@@ -45,7 +40,8 @@ fn stages(targets: &[Target], chosen: &[usize], longest: usize) -> Vec<Vec<usize
     let mut out: Vec<Vec<usize>> = Vec::new();
     let mut held = 0usize;
     for &i in chosen {
-        let bytes: usize = uses(&targets[i]).map(|l| moments_bytes(l, true)).sum();
+        // Twice, as some of the data is held out.
+        let bytes: usize = uses(&targets[i]).map(|l| 2 * moments_bytes(l, true)).sum();
         let full = out
             .last()
             .is_none_or(|s| s.len() >= longest || held + bytes > HELD);
@@ -69,7 +65,7 @@ fn moments_of(
     reference: Option<&Model>,
     targets: &[&Target],
     samples: usize,
-) -> Result<Vec<Option<Vec<Moments>>>, PassError> {
+) -> Result<Vec<Option<Vec<Split>>>, PassError> {
     let job = |layer| Job {
         layer,
         reference: reference.map(|_| layer),
@@ -79,75 +75,12 @@ fn moments_of(
         samples: Some(samples),
         ..Budget::DEFAULT
     };
-    let mut found = collect(cx, model, reference, &jobs, budget)?.into_iter();
-    let own = |t: &&Target| -> Option<Vec<Moments>> {
-        let all: Vec<Option<Moments>> = found.by_ref().take(1 + t.others.len()).collect();
+    let mut found = collect_split(cx, model, reference, &jobs, budget)?.into_iter();
+    let own = |t: &&Target| -> Option<Vec<Split>> {
+        let all: Vec<Option<Split>> = found.by_ref().take(1 + t.others.len()).collect();
         all.into_iter().collect()
     };
     Ok(targets.iter().map(own).collect())
-}
-
-/// A layer's problem, and what a bias needs.
-struct Problem {
-    systems: Vec<System>,
-    /// Whether a bias takes up the means.
-    bias: bool,
-    /// By block: the second moment of each input about zero.
-    squares: Vec<Vec<f64>>,
-}
-
-/// The problem of a layer with weights as they were in the original network. With several
-/// operators that share the weight their moments add up, and no bias is moved.
-fn problem(
-    model: &Model,
-    target: &Target,
-    original: &[Mat<f64>],
-    moments: &[Moments],
-    with_bias: bool,
-) -> Option<Problem> {
-    let bias = with_bias && can_move_bias(model, target);
-    let windows = !target.layer.layout.kernel_axes.is_empty();
-    let columns = moments.iter().map(|m| m.count as f64).sum::<f64>();
-    let columns = columns / if windows { ALIKE } else { 1.0 };
-    let mut systems = Vec::new();
-    let mut squares = Vec::new();
-    for (block, weights) in original.iter().enumerate() {
-        let (mut gram, mut cross): (Option<Mat<f64>>, Option<Mat<f64>>) = (None, None);
-        for m in moments {
-            let (own, mean) = (m.gram.get(block)?, m.mean.get(block)?);
-            let (other, others) = match &m.reference {
-                Some(r) => (r.cross.get(block)?, r.mean.get(block)?),
-                None => (own, mean),
-            };
-            let add = |sum: &mut Option<Mat<f64>>, m: &Mat<f64>, a: &[f64], b: &[f64]| {
-                let part = Mat::from_fn(m.nrows(), m.ncols(), |i, j| {
-                    m[(i, j)] - if bias { a[i] * b[j] } else { 0.0 }
-                });
-                *sum = Some(match sum.take() {
-                    Some(sum) => sum + part,
-                    None => part,
-                });
-            };
-            if squares.len() == block {
-                squares.push((0..own.nrows()).map(|i| own[(i, i)]).collect());
-            }
-            add(&mut gram, own, mean, mean);
-            add(&mut cross, other, mean, others);
-        }
-        systems.push(System::new(&gram?, &cross?, weights.as_ref(), columns)?);
-    }
-    Some(Problem {
-        systems,
-        bias,
-        squares,
-    })
-}
-
-fn can_move_bias(model: &Model, target: &Target) -> bool {
-    let layer = &target.layer;
-    target.others.is_empty()
-        && bias_len(layer) == layer.blocks * layer.rows
-        && bias_place(&model.graph, layer).is_some()
 }
 
 /// By target: the error of its outputs at several shares of zeros, predicted layer by layer in
@@ -172,11 +105,7 @@ pub(super) fn curves(
             let t = &targets[i];
             let Some(moments) = moments else { continue };
             let original = t.layer.matrices(&t.tensor)?;
-            let Some(p) = problem(model, t, &original, moments, true) else {
-                continue;
-            };
-            let predict = || second_order::curve(&p.systems, &t.grid, t.pattern, &SHARES, cx);
-            out[i] = pool.install(predict)?.map(Curve);
+            out[i] = pool.install(|| problem::curve(model, t, &original, moments, cx))?;
         }
     }
     progress.finish();
@@ -248,7 +177,7 @@ impl<'a> Calibrated<'a> {
         model: &mut Model,
         i: usize,
         count: usize,
-        moments: &[Moments],
+        split: &[Split],
         cx: &mut PassContext<'_>,
     ) -> Result<Changed, PassError> {
         let target = &self.targets[i];
@@ -258,12 +187,15 @@ impl<'a> Calibrated<'a> {
         };
         let original = layer.matrices(&target.tensor)?;
         let with_bias = self.way.recover != Recover::None;
-        let Some(problem) = problem(model, target, &original, moments, with_bias) else {
+        let data = Data::new(split);
+        let pool = pool(cx.threads)?;
+        let wanted = (count, with_bias);
+        let problem = pool.install(|| Problem::new(model, target, &original, &data, wanted));
+        let Some(problem) = problem else {
             let why = "the second moments of its inputs are no numbers to work with";
             cx.missed(&model.graph, layer.op, "bad-moments", why);
             return magnitude::prune(&mut model.graph, target, count, cx);
         };
-        let pool = pool(cx.threads)?;
         let made = pool.install(|| self.solve(target, &problem, &present, count, cx))?;
         let Some(Made {
             mask,
@@ -287,7 +219,7 @@ impl<'a> Calibrated<'a> {
             }
         };
         if problem.bias {
-            self.move_bias(model, i, &original, &after, moments, cx)?;
+            self.move_bias(model, i, &original, &after, &data.all, cx)?;
         }
         Ok(Changed::Yes)
     }

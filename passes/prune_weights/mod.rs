@@ -46,6 +46,7 @@ mod calibrate;
 mod magnitude;
 mod options;
 mod pattern;
+mod problem;
 mod second_order;
 mod spread;
 mod storage;
@@ -91,6 +92,13 @@ impl Pass for PruneWeights {
     fn requires(&self, model: &Model) -> Result<(), PassError> {
         let wants = |graph: &Graph, op: OpId| !self.options.for_op(graph, op).is_skip();
         refuse_clustered(model, Self::INFO.name, &wants)
+    }
+
+    fn is_neutral(&self) -> bool {
+        let no_zeros = self.options.levels().all(|o| o.sparsity == 0.0);
+        no_zeros
+            && self.options.whole().budget.is_empty()
+            && self.options.whole().storage == Storage::Dense
     }
 
     fn run(&self, model: &mut Model, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {

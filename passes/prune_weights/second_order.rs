@@ -41,25 +41,19 @@ pub(super) struct System {
 impl System {
     /// From moments about the mean where a bias takes up the means, else about zero: of the
     /// inputs, and between inputs and those of the original network (`cross`, `cols` x
-    /// `cols`), and the original weights, `rows` x `cols`. `columns` is how many independent
-    /// inputs the moments come from.
+    /// `cols`), and the original weights, `rows` x `cols`.
     ///
-    /// Few inputs show correlations that are not there, so moments are drawn towards their
-    /// diagonal, and the weights with that towards the original ones (Chen et al., "Shrinkage
-    /// Algorithms for MMSE Covariance Estimation", 2010, on the correlations).
+    /// Few samples show correlations that are not there, and inputs that seldom fire as if they
+    /// never did. So moments are drawn by `part`, 0 to 1, towards those of inputs that are all
+    /// alike and independent, and the weights with that towards the original ones.
     pub(super) fn new(
         gram: &Mat<f64>,
         cross: &Mat<f64>,
         weights: MatRef<'_, f64>,
-        columns: f64,
+        part: f64,
     ) -> Option<System> {
-        let n = gram.nrows();
-        let part = shrinkage(gram, columns);
-        let least = 1e-6 * mean_diagonal(gram.as_ref());
-        let held: Vec<f64> = (0..n).map(|i| part * gram[(i, i)] + least).collect();
-        let shrunk = Mat::from_fn(n, n, |i, j| {
-            (1.0 - part) * gram[(i, j)] + if i == j { held[i] } else { 0.0 }
-        });
+        let held = prior(gram, part);
+        let shrunk = shrunk(gram, part, &held);
         let mut wanted = cross * weights.transpose();
         for row in 0..weights.nrows() {
             for (col, held) in held.iter().enumerate() {
@@ -75,13 +69,15 @@ impl System {
         })
     }
 
-    /// The same problem for some of the rows.
-    pub(super) fn rows(&self, picked: &[usize]) -> System {
-        let pick = |m: &Mat<f64>| Mat::from_fn(m.nrows(), picked.len(), |i, j| m[(i, picked[j])]);
+    /// The same for a layer whose inputs are those of the original network, where the original
+    /// weights are best.
+    pub(super) fn own(gram: &Mat<f64>, weights: MatRef<'_, f64>, part: f64) -> System {
+        let gram = doubted(gram, part);
+        let dense = weights.transpose().to_owned();
         System {
-            gram: self.gram.clone(),
-            wanted: pick(&self.wanted),
-            dense: pick(&self.dense),
+            wanted: &gram * &dense,
+            gram,
+            dense,
         }
     }
 
@@ -139,9 +135,32 @@ impl System {
     }
 }
 
-/// How far second moments are drawn towards their diagonal, 0 to 1: the oracle approximating
-/// shrinkage of the correlations for this many inputs, and no less than one part in a thousand.
-fn shrinkage(gram: &Mat<f64>, columns: f64) -> f64 {
+/// What is added to the diagonal of second moments that are drawn by `part` towards those of
+/// inputs that are all alike and independent.
+fn prior(gram: &Mat<f64>, part: f64) -> Vec<f64> {
+    // A millionth keeps moments regular.
+    vec![(part + 1e-6) * mean_diagonal(gram.as_ref()); gram.nrows()]
+}
+
+/// About its mean an input that is nearly constant can have a moment below zero, by rounding.
+fn shrunk(gram: &Mat<f64>, part: f64, held: &[f64]) -> Mat<f64> {
+    let n = gram.nrows();
+    Mat::from_fn(n, n, |i, j| match i == j {
+        true => (1.0 - part) * gram[(i, i)].max(0.0) + held[i],
+        false => (1.0 - part) * gram[(i, j)],
+    })
+}
+
+/// Second moments drawn by `part` towards their prior.
+pub(super) fn doubted(gram: &Mat<f64>, part: f64) -> Mat<f64> {
+    shrunk(gram, part, &prior(gram, part))
+}
+
+/// How far second moments are to be doubted where there is nothing to try them on, 0 to 1: the
+/// oracle approximating shrinkage of the correlations for this many independent inputs, and no
+/// less than one part in a thousand (Chen et al., "Shrinkage Algorithms for MMSE Covariance
+/// Estimation", 2010).
+pub(super) fn shrinkage(gram: &Mat<f64>, columns: f64) -> f64 {
     let n = gram.nrows();
     let p = n as f64;
     let scale: Vec<f64> = (0..n).map(|i| gram[(i, i)].max(0.0).sqrt()).collect();
@@ -319,24 +338,20 @@ pub(super) fn choose(
     Ok(finite.then_some(state.mask))
 }
 
-/// The error of a layer's outputs over their second moment at several shares of zeros, from a
-/// few of its rows. `None` where numbers fail.
-pub(super) fn curve(
+/// The zeros at several shares, chosen in fewer rounds than by [`choose`]. `None` where numbers
+/// fail.
+pub(super) fn masks(
     systems: &[System],
     grid: &Grid,
     pattern: Pattern,
     shares: &[f64],
     cx: &PassContext<'_>,
-) -> Result<Option<Vec<(f64, f64)>>, PassError> {
+) -> Result<Option<Vec<Mask>>, PassError> {
     const RHOS: [f64; 3] = [0.15, 0.5, 1.5];
     const ROUNDS: usize = 6;
-    let (systems, grid) = sample(systems, grid);
-    let scaled = Scaled::new(&systems);
-    let Some(inverses) = RHOS
-        .iter()
-        .map(|&rho| scaled.inverses(rho))
-        .collect::<Option<Vec<_>>>()
-    else {
+    let scaled = Scaled::new(systems);
+    let inverses = RHOS.iter().map(|&rho| scaled.inverses(rho));
+    let Some(inverses) = inverses.collect::<Option<Vec<_>>>() else {
         return Ok(None);
     };
     let mut out = Vec::new();
@@ -346,38 +361,47 @@ pub(super) fn curve(
         let mut state = Alternation::new(&scaled);
         for (rho, inverses) in RHOS.iter().zip(&inverses) {
             for _ in 0..ROUNDS {
-                state.step(&scaled, inverses, *rho as f32, (pattern, &grid), zeros);
+                state.step(&scaled, inverses, *rho as f32, (pattern, grid), zeros);
             }
         }
-        let Some((error, all)) = fitted_error(&systems, &grid, &state.mask) else {
-            return Ok(None);
-        };
-        out.push((share, if all > 0.0 { error / all } else { 0.0 }));
+        out.push(state.mask);
     }
     Ok(Some(out))
 }
 
-/// Some rows of every block, evenly spread; in bands where blocks of weights go together.
-fn sample(systems: &[System], grid: &Grid) -> (Vec<System>, Grid) {
-    const SAMPLED: usize = 32;
-    const BLOCKS: usize = 8;
-    let blocks = grid.blocks.min(BLOCKS);
-    let wanted = (SAMPLED / blocks.max(1)).clamp(1, grid.rows.max(1));
-    let rows: Vec<usize> = (0..wanted).map(|i| i * grid.rows / wanted).collect();
-    let picked = (0..blocks).map(|b| b * grid.blocks / blocks);
-    let systems = picked.filter_map(|b| systems.get(b)).map(|s| s.rows(&rows));
-    (systems.collect(), grid.with_rows(blocks, wanted))
+/// Some blocks of a layer and some rows of each, evenly spread, which stand for all.
+pub(super) struct Sampled {
+    blocks: Vec<usize>,
+    rows: Vec<usize>,
+    pub(super) grid: Grid,
 }
 
-/// The error of refitted weights and the outputs' second moment, over all blocks.
-fn fitted_error(systems: &[System], grid: &Grid, mask: &[bool]) -> Option<(f64, f64)> {
-    let block = (grid.rows * grid.cols).max(1);
-    let mut sums = (0.0, 0.0);
-    for (system, mask) in systems.iter().zip(mask.chunks(block)) {
-        let (error, all) = system.error(system.refit(mask)?.as_ref());
-        sums = (sums.0 + error, sums.1 + all);
+impl Sampled {
+    /// About so many rows, over at most eight blocks.
+    pub(super) fn new(grid: &Grid, rows: usize) -> Sampled {
+        const BLOCKS: usize = 8;
+        let blocks = grid.blocks.min(BLOCKS);
+        let rows = (rows / blocks.max(1)).clamp(1, grid.rows.max(1));
+        Sampled {
+            blocks: (0..blocks).map(|b| b * grid.blocks / blocks).collect(),
+            rows: (0..rows).map(|i| i * grid.rows / rows).collect(),
+            grid: grid.with_rows(blocks, rows),
+        }
     }
-    Some(sums)
+
+    /// What belongs to the blocks.
+    pub(super) fn blocks<T: Clone>(&self, all: &[T]) -> Vec<T> {
+        let picked = self.blocks.iter();
+        picked.filter_map(|&b| all.get(b).cloned()).collect()
+    }
+
+    /// The rows of weights, `rows` x `cols` by block.
+    pub(super) fn weights(&self, all: &[Mat<f64>]) -> Vec<Mat<f64>> {
+        let picked = self.blocks.iter().filter_map(|&b| all.get(b));
+        picked
+            .map(|w| Mat::from_fn(self.rows.len(), w.ncols(), |i, j| w[(self.rows[i], j)]))
+            .collect()
+    }
 }
 
 /// Refitted weights of all blocks, and the error over the outputs' second moment.

@@ -27,6 +27,8 @@
 //! - `correct-bias` takes out the shift of the means that quantization makes;
 //! - `min-sqnr-db` and `max-accuracy-drop` keep the layers float that hurt most, by measurement.
 //!
+//! `max-latency-ratio` keeps the layers float that int8 makes slower in tract.
+//!
 //! Left alone, with a remark each: layers whose weight is not constant (`no-constant-weight`), that
 //! are `small`, `depthwise` or of `few-rows` where the profile says so, weights that something else
 //! takes (`shared`), and models that hold QuantizeLinear already (`quantized`).
@@ -35,6 +37,7 @@ mod calibrate;
 mod emit;
 mod equalize;
 mod histogram;
+mod latency;
 mod placement;
 mod profile;
 mod ranges;
@@ -140,6 +143,16 @@ pub struct Options {
     /// are lost on the calibration data, which then wants labels.
     #[schemars(extend("x-scope" = "pass"))]
     pub max_accuracy_drop: Option<f64>,
+    /// Keep the layers float that int8 makes slower in tract, measured on this machine with the
+    /// model lowered to integer operators (`lower-qdq`), so that it takes at most this share of
+    /// the float model's time. What was decided stands in the recipe of the report, as
+    /// `keep-float`. By default nothing is measured.
+    #[schemars(extend("x-scope" = "pass"))]
+    pub max_latency_ratio: Option<f64>,
+    /// These operators stay float, by name: what an earlier measurement decided. Other than a
+    /// layer that is skipped, they take part in equalization.
+    #[schemars(extend("x-scope" = "pass"))]
+    pub keep_float: Vec<String>,
 }
 
 impl Default for Options {
@@ -159,6 +172,8 @@ impl Default for Options {
             sensitivity: false,
             min_sqnr_db: None,
             max_accuracy_drop: None,
+            max_latency_ratio: None,
+            keep_float: Vec::new(),
         }
     }
 }
@@ -199,6 +214,7 @@ impl Pass for QuantizeInt8 {
         for (key, limit) in [
             ("min-sqnr-db", whole.min_sqnr_db),
             ("max-accuracy-drop", whole.max_accuracy_drop),
+            ("max-latency-ratio", whole.max_latency_ratio),
         ] {
             if limit.is_some_and(|l| !l.is_finite()) {
                 return Err(OptionError::Invalid {

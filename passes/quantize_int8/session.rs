@@ -62,6 +62,9 @@ pub(crate) fn quantize(
     let mut session = Session::calibrate(options, profile, copy, candidates, cx)?;
     session.finish_weights(cx)?;
     let float = session.mixed(cx)?;
+    let layers: Vec<OpId> = session.candidates.iter().map(|p| p.layer.op).collect();
+    let graph = &session.model.graph;
+    let float = super::latency::keep_float(whole, &session, graph, &layers, float, cx)?;
     let all = session.enabled(&float);
     if all.is_empty() {
         return Ok(Changed::No);

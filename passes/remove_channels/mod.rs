@@ -289,6 +289,11 @@ impl Pass for RemoveChannels {
         Ok(RemoveChannels { options })
     }
 
+    fn is_neutral(&self) -> bool {
+        let nothing_goes = self.options.levels().all(|o| o.ratio == 0.0);
+        nothing_goes && self.options.whole().budget.is_empty()
+    }
+
     fn run(&self, model: &mut Model, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {
         let whole = self.options.whole();
         let has_data = cx.engine.is_some() && cx.data.is_some();

@@ -23,6 +23,7 @@ use crate::onnx::{self, ExternalData, WriteOptions};
 use crate::optimize::{OptimizeError, Optimizer, Report, Written};
 use crate::pipeline::{self, Recipe};
 use crate::report::{Story, optimize_page};
+use crate::validate::FormReport;
 
 /// The recipe that runs when nothing is asked for.
 const DEFAULT_RECIPE: &str = "clean";
@@ -36,8 +37,11 @@ pub(super) fn run(registry: &Registry, common: &Common, args: &Optimize) -> anyh
     // What came through standard input can't be read again for a reproducer.
     let spare = io::is_dash(&args.input).then(|| loaded.model.clone());
     let (mut model, file_bytes, side_files) = (loaded.model, loaded.file_bytes, loaded.side_files);
-    // For the diff of a page; its tensors are shared with the model.
-    let original = model.clone();
+    // For the diff of a page and what the file compresses to; its tensors are shared with the
+    // model, but the graph of a million operators takes memory of its own.
+    let lossy = recipe.pipeline(registry)?.is_lossy();
+    let pages = args.reports.iter().any(|p| is_page(p));
+    let original = (lossy || pages).then(|| model.clone());
     let progress = Bar::new(common);
     let mut printer = Printer {
         after: args.print_ir_after.clone(),
@@ -58,20 +62,19 @@ pub(super) fn run(registry: &Registry, common: &Common, args: &Optimize) -> anyh
     report.before.file_bytes = Some(file_bytes);
     report.after.file_bytes = Some(written.bytes);
     report.written = Some(written);
-    if is_lossy(&report) {
-        report.before.zstd_bytes = onnx::compressed_len(&original).ok();
+    if let Some(original) = original.as_ref().filter(|_| is_lossy(&report)) {
+        report.before.zstd_bytes = onnx::compressed_len(original).ok();
         report.after.zstd_bytes = onnx::compressed_len(&model).ok();
     }
     for path in &args.reports {
-        let text = if is_page(path) {
-            optimize_page(&Story {
+        let text = match &original {
+            Some(original) if is_page(path) => optimize_page(&Story {
                 report: &report,
                 command: &command(args),
                 recipe: &yaml,
-                diff: &diff(&original, &model)?,
-            })
-        } else {
-            io::to_json(&report)? + "\n"
+                diff: &diff(original, &model)?,
+            }),
+            _ => io::to_json(&report)? + "\n",
         };
         io::write_whole(path, &text)?;
     }
@@ -542,6 +545,29 @@ fn latency(out: &mut String, r: &Report) {
         plural(l.runs, "pair")
     );
     *out += &line(PLAIN, "", &how);
+    if let Some(form) = &l.form {
+        *out += &line(PLAIN, "", &format!("timed: {form}"));
+    }
+    for f in &r.forms {
+        *out += &line(PLAIN, &f.form, &form_text(f));
+    }
+}
+
+fn form_text(f: &FormReport) -> String {
+    let mut text = format!("{:.3} ms, ratio {:.3}", f.latency_ms, f.ratio);
+    if let Some(b) = f.file_bytes {
+        text = format!("{}, {text}", bytes(b));
+    }
+    if let Some(db) = f.sqnr_db {
+        text += &format!(", SQNR {db:.1} dB");
+    }
+    if let Some(a) = f.accuracy {
+        text += &format!(", accuracy {:.2} %", 100.0 * a);
+    }
+    if f.quantize_share > 0.0 {
+        text += &format!(", {:.0} % of it quantizing", 100.0 * f.quantize_share);
+    }
+    text
 }
 
 fn written(out: &mut String, r: &Report) {

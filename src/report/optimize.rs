@@ -17,7 +17,7 @@ use super::kit::{
 use super::plot::{Axis, Plot, Series, Style};
 use crate::diff::Diff;
 use crate::optimize::Report;
-use crate::validate::{Latency, LayerError, LayerErrors, Validation};
+use crate::validate::{FormReport, Latency, LayerError, LayerErrors, Validation};
 
 /// So many remarks of one kind are listed.
 const REMARKS: usize = 200;
@@ -260,8 +260,39 @@ fn summary(r: &Report) -> Markup {
                     " The machine was busy: the ratio is the median over pairs of runs, which such noise "
                     "moves less than the two times themselves."
                 }
+                @if let Some(form) = &l.form { " The rewritten model was timed " (Name(form)) "." }
             }
         }
+        @if !r.forms.is_empty() { (forms(&r.forms)) }
+    }
+}
+
+/// A quantized model in its forms.
+fn forms(all: &[FormReport]) -> Markup {
+    const COLUMNS: &[Column] = &[
+        Column::text("Form"),
+        Column::number("File"),
+        Column::number("SQNR"),
+        Column::number("Accuracy"),
+        Column::number("Latency"),
+        Column::number("Ratio").help("Over the latency of the float model, in turn"),
+        Column::number("Quantizing")
+            .help("The share of the time spent in QuantizeLinear and DequantizeLinear"),
+    ];
+    let rows = all.iter().map(|f| {
+        Row::new(vec![
+            Cell::text(html! { (f.form) }),
+            Cell::number(f.file_bytes.map(|b| b as f64), |b| bytes(b as u64)),
+            Cell::number(f.sqnr_db, |db| format!("{db:.1} dB")),
+            Cell::number(f.accuracy, percent),
+            Cell::number(Some(f.latency_ms), |ms| format!("{ms:.3} ms")),
+            Cell::number(Some(f.ratio), |x| format!("{x:.3}")),
+            Cell::number(Some(f.quantize_share), percent),
+        ])
+    });
+    html! {
+        p { "The model as it was, with QuantizeLinear and DequantizeLinear, and lowered to integer operators:" }
+        (Table { id: "forms-table", columns: COLUMNS, rows: rows.collect(), shown: SHOWN, search: None })
     }
 }
 

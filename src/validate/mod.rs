@@ -5,6 +5,7 @@
 //! is, against those when the engine optimizes it; and where an exact rewrite goes beyond that, by
 //! what becomes of its outputs when its weights are rounded differently.
 
+mod deployed;
 mod difference;
 mod layers;
 mod rounding;
@@ -17,11 +18,13 @@ use paring_ir::engine::{CompileOptions, DataSource, Engine, EngineError, Sample}
 use paring_ir::manager::{Judge, Verdict};
 use paring_ir::pass::{NoProgress, Progress};
 use paring_ir::report::Difference;
-use paring_ir::{Model, Tensor, escape};
+use paring_ir::{Model, Registry, Tensor, escape};
 use serde::Serialize;
 
 use crate::data::suggest;
 use crate::engine::Runner;
+pub use deployed::FormReport;
+use deployed::{Deployed, quantize_share};
 pub use difference::{BROKEN_SQNR_DB, OutputDifference};
 use difference::{Scores, Sums};
 pub use layers::{LayerError, LayerErrors, layer_errors};
@@ -522,10 +525,14 @@ pub struct EngineJudge<'a> {
     /// The outputs of the original, which every lossy pass is scored against.
     known: Remembered,
     notes: Vec<String>,
+    registry: Option<&'a Registry>,
 }
 
 /// Gives the size of the files that a model is written to.
 pub type FileBytes<'a> = Box<dyn FnMut(&Model) -> Result<u64, EngineError> + 'a>;
+
+/// The forms of a quantized model are compared on so many samples.
+const FORM_SAMPLES: usize = 512;
 
 /// How many samples of each source exact rewrites are compared on.
 const EXACT_SAMPLES: usize = 8;
@@ -570,7 +577,16 @@ impl<'a> EngineJudge<'a> {
             rounding: BTreeMap::new(),
             known: Remembered::default(),
             notes,
+            registry: None,
         })
+    }
+
+    /// The same judge, which times quantized models in the form that a pass of this registry
+    /// lowers them to.
+    #[must_use]
+    pub fn with_lowering(mut self, registry: &'a Registry) -> EngineJudge<'a> {
+        self.registry = Some(registry);
+        self
     }
 
     /// What was left out, and why.
@@ -613,14 +629,101 @@ impl<'a> EngineJudge<'a> {
         layer_errors(self.engine, reference, model, self.eval, &self.options)
     }
 
-    /// The latency of both models on the first sample.
-    pub fn latency(&self, reference: &Model, model: &Model) -> Result<Latency, EngineError> {
+    /// The first sample.
+    fn first(&self) -> Result<Vec<Tensor>, EngineError> {
         let mut inputs = Vec::new();
         self.eval.for_each(Some(1), &mut |sample| {
             inputs.clone_from(&sample.inputs);
             Ok(())
         })?;
-        time_pair(self.engine, reference, model, &inputs, &self.times)
+        Ok(inputs)
+    }
+
+    fn deployed(
+        &self,
+        reference: &Model,
+        model: &Model,
+        inputs: &[Tensor],
+    ) -> Result<Option<Deployed>, EngineError> {
+        let Some(registry) = self.registry else {
+            return Ok(None);
+        };
+        let inputs = timing::reorder(reference, model, inputs)?;
+        let threads = self.times.threads;
+        deployed::deployed(self.engine, registry, model, &inputs, threads)
+    }
+
+    /// The latency of both models on the first sample; of a quantized model that of the form in
+    /// which the engine runs it fast.
+    pub fn latency(&self, reference: &Model, model: &Model) -> Result<Latency, EngineError> {
+        let inputs = self.first()?;
+        let lowered = self.deployed(reference, model, &inputs)?;
+        let timed = lowered.as_ref().map_or(model, |d| &d.model);
+        let found = time_pair(self.engine, reference, timed, &inputs, &self.times)?;
+        Ok(Latency {
+            form: lowered.map(|d| d.form),
+            ..found
+        })
+    }
+
+    /// A quantized model in each of its forms, and its latency; no forms for other models.
+    pub fn forms(
+        &mut self,
+        reference: &Model,
+        model: &Model,
+    ) -> Result<(Latency, Vec<FormReport>), EngineError> {
+        let inputs = self.first()?;
+        let Some(lowered) = self.deployed(reference, model, &inputs)? else {
+            let found = time_pair(self.engine, reference, model, &inputs, &self.times)?;
+            return Ok((found, Vec::new()));
+        };
+        let mut forms = Vec::new();
+        let mut latency = None;
+        let quick = TimeOptions {
+            min_time: self.times.min_time / 4,
+            ..self.times
+        };
+        for (form, timed) in [("qdq", model), ("lowered", &lowered.model)] {
+            let options = CompareOptions {
+                noise: false,
+                limit: Some(self.options.limit.unwrap_or(FORM_SAMPLES).min(FORM_SAMPLES)),
+                ..self.options
+            };
+            let found = self.score_with(reference, timed, &options)?;
+            let times = if form == "qdq" { &quick } else { &self.times };
+            let time = time_pair(self.engine, reference, timed, &inputs, times)?;
+            if forms.is_empty() {
+                forms.push(FormReport {
+                    form: "f32".to_owned(),
+                    file_bytes: (self.file_bytes)(reference).ok(),
+                    sqnr_db: None,
+                    accuracy: found.accuracy_before,
+                    latency_ms: time.before_ms,
+                    ratio: 1.0,
+                    quantize_share: 0.0,
+                });
+            }
+            forms.push(FormReport {
+                form: form.to_owned(),
+                file_bytes: (self.file_bytes)(timed).ok(),
+                sqnr_db: found.sqnr_db,
+                accuracy: found.accuracy_after,
+                latency_ms: time.after_ms,
+                ratio: time.ratio,
+                quantize_share: quantize_share(self.engine, reference, timed, &inputs, &quick)?,
+            });
+            // The last pair is the one that was measured longest.
+            if let Some(float) = forms.first_mut() {
+                float.latency_ms = time.before_ms;
+            }
+            latency = Some(time);
+        }
+        let latency = latency.map(|l| Latency {
+            form: Some(lowered.form),
+            ..l
+        });
+        let latency = latency.ok_or_else(|| EngineError::Data("nothing was timed".to_owned()))?;
+        Ok((latency, forms))
     }
 
     /// Compares an exact rewrite on one source.

@@ -61,6 +61,9 @@ pub struct Latency {
     pub threads: usize,
     /// Pairs.
     pub runs: usize,
+    /// What was timed instead of the rewritten model: the form in which the engine runs it fast.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub form: Option<String>,
 }
 
 /// The latency of one model.
@@ -232,6 +235,7 @@ pub fn time_pair(
         ratio_high,
         threads: options.threads,
         runs,
+        form: None,
     })
 }
 

@@ -9,6 +9,7 @@ mod interrupt;
 mod look;
 mod names;
 mod optimize;
+mod prune;
 mod quantize;
 mod recipes;
 

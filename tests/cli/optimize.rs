@@ -694,3 +694,19 @@ fn a_bug_of_a_pass_leaves_what_reproduces_it() {
         text_of(&file)
     );
 }
+
+#[test]
+fn what_no_engine_can_run_is_named() {
+    let dir = Folder::new();
+    let input = dir.model(
+        "odd.onnx",
+        r#"<ir_version: 9, opset_import: ["": 18]>
+        odd (float[1,4] x) => (float[4,1] y) {
+          y = Transpose <perm = [0, 7]> (x)
+        }"#,
+    );
+    let run = optimize(&input, &dir.path("out.onnx"), &[]).exits(0);
+    assert!(run.out.contains("not validated"), "{}", run.out);
+    let note = "the model contradicts itself: odd / Transpose \"y\": axis 7";
+    assert!(run.out.contains(note), "{}", run.out);
+}

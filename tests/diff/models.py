@@ -79,8 +79,8 @@ COUNTS = {
     ("quantize-weights", "quantized"): lambda d: len(
         added(d, "quantize-weights", {"DequantizeLinear"})),
     ("factorize-low-rank", "factorized"): lambda d: sum(
-        max(1, max(p["after"].count(k) for k in ("Conv", "MatMul")) - 1) * p["count"]
-        for p in d["patterns"] if by(p, "factorize-low-rank")),
+        "_lowrank" in o["name"] or "_lowrank" in o.get("name_before", "") for side in ("added", "changed")
+        for o in d["operators"][side]),
     ("quantize-dynamic", "quantized"): lambda d: len(
         added(d, "quantize-dynamic", {"MatMulInteger", "ConvInteger"})),
 }
