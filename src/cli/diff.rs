@@ -17,6 +17,7 @@ use crate::diff::{
     Totals, TypeChange, diff,
 };
 use crate::report::diff_page;
+use crate::report::format::{MOST_RUNS, runs};
 
 /// Rows of each list that are shown unless more is asked for.
 const ROWS: usize = 24;
@@ -414,24 +415,12 @@ fn renamed(n: usize) -> String {
 
 /// Types joined by `+`; repeated ones once, with their number.
 fn joined(types: &[String]) -> String {
-    let mut runs: Vec<(&String, usize)> = Vec::new();
-    for t in types {
-        match runs.last_mut() {
-            Some((last, n)) if *last == t => *n += 1,
-            _ => runs.push((t, 1)),
-        }
-    }
-    const MOST: usize = 8;
-    if runs.len() > MOST {
-        let mut counts: BTreeMap<&String, usize> = BTreeMap::new();
-        runs.iter()
-            .for_each(|(t, n)| *counts.entry(t).or_default() += n);
-        let mut list: Vec<(&String, usize)> = counts.into_iter().collect();
-        list.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
-        let kinds = list.len();
-        let mut text = join_runs(&list[..kinds.min(MOST)]);
-        if kinds > MOST {
-            text += &format!(" + {} more types", kinds - MOST);
+    let (runs, counted) = runs(types);
+    if counted {
+        let kinds = runs.len();
+        let mut text = join_runs(&runs[..kinds.min(MOST_RUNS)]);
+        if kinds > MOST_RUNS {
+            text += &format!(" + {} more types", kinds - MOST_RUNS);
         }
         return format!("{} operators ({text})", types.len());
     }
@@ -641,8 +630,14 @@ fn tensor_text(c: &TensorChange) -> String {
         parts.push(format!("{scale}{zero}"));
     }
     if let (Some(max), Some(norm)) = (c.max_abs, c.relative_norm) {
+        let beyond = c.rescaled_norm.map_or_else(String::new, |rest| {
+            format!(
+                ", {} % beyond a factor for each channel",
+                percent(100.0 * rest)
+            )
+        });
         parts.push(format!(
-            "differs by {} % (at most {})",
+            "differs by {} % (at most {}){beyond}",
             percent(100.0 * norm),
             number(max)
         ));

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use paring_ir::analysis::{Anchors, Detail, Structure};
-use paring_ir::{Name, ValueId};
+use paring_ir::{Name, Provenance, ValueId};
 
 use super::net::{CAPTURE, From, Net};
 use super::sequence::common;
@@ -55,6 +55,7 @@ pub(super) fn align(a: &Net<'_>, b: &Net<'_>, env_a: &Env, env_b: &Env) -> Align
         queue: Vec::new(),
         holds: true,
         labels: (Vec::new(), Vec::new()),
+        origins: vec![None; b.ops.len()],
     };
     aligner.run();
     aligner.out
@@ -82,6 +83,9 @@ struct Aligner<'a> {
     /// inputs were swapped, they would be aligned crosswise.
     holds: bool,
     labels: (Vec<Name>, Vec<Name>),
+    /// By operators of the second graph: those of the first that they were made from, where the
+    /// file records it. Such an operator is no other one of the first graph.
+    origins: Vec<Option<Vec<usize>>>,
 }
 
 /// Keys of the operators of both sides, by place.
@@ -126,6 +130,7 @@ impl Aligner<'_> {
         if self.is_done() {
             return;
         }
+        self.origins = self.recorded_origins();
         // The same graph but for the elements of weights, or but for their shapes as well.
         let types = self.structures(Detail::Types);
         let (own_types, up_types, down_types) = self.keys(&types);
@@ -257,7 +262,29 @@ impl Aligner<'_> {
     }
 
     fn is_open(&self, i: usize, j: usize) -> bool {
-        self.out.to_b[i].is_none() && self.out.to_a[j].is_none()
+        let origin = self.origins.get(j).and_then(Option::as_ref);
+        self.out.to_b[i].is_none()
+            && self.out.to_a[j].is_none()
+            && origin.is_none_or(|from| from.contains(&i))
+    }
+
+    /// What operators of the second graph were made from. A record that doesn't fit the names of
+    /// the first graph, or one that was cut off, says nothing.
+    fn recorded_origins(&self) -> Vec<Option<Vec<usize>>> {
+        let mut named: HashMap<&Name, Option<usize>> = HashMap::new();
+        for (i, label) in self.labels.0.iter().enumerate() {
+            let entry = named.entry(label);
+            entry.and_modify(|e| *e = None).or_insert(Some(i));
+        }
+        let origin = |j: usize| {
+            let from = &self.b.op(j).provenance()?.from;
+            if from.is_empty() || from.len() >= Provenance::MAX_SOURCES {
+                return None;
+            }
+            let places = from.iter().map(|n| named.get(n).copied().flatten());
+            places.collect::<Option<Vec<usize>>>()
+        };
+        (0..self.b.ops.len()).map(origin).collect()
     }
 
     fn by_key(&mut self, keys: &Keys, rule: Rule, own: &Keys) {
@@ -322,10 +349,9 @@ impl Aligner<'_> {
             if self.out.to_b[i].is_some() {
                 continue;
             }
-            let Some(j) = rest.find(|&j| self.out.to_a[j].is_none()) else {
-                return;
-            };
-            self.pair(i, j, own);
+            if let Some(j) = rest.find(|&j| self.is_open(i, j)) {
+                self.pair(i, j, own);
+            }
         }
     }
 
@@ -360,6 +386,14 @@ impl Aligner<'_> {
             let entry = named.entry(label.clone());
             entry.and_modify(|e| *e = None).or_insert(Some(i));
         }
+        // How many operators of one type were made from one, of which none may be the one itself.
+        let mut claims: HashMap<(&Name, &Name), usize> = HashMap::new();
+        for j in 0..self.b.ops.len() {
+            let op = self.b.op(j);
+            for name in op.provenance().iter().flat_map(|o| &o.from) {
+                *claims.entry((name, op.op_type())).or_default() += 1;
+            }
+        }
         for j in 0..self.b.ops.len() {
             let Some(origin) = self.b.op(j).provenance() else {
                 continue;
@@ -372,7 +406,10 @@ impl Aligner<'_> {
             let of_type = |&i: &usize| self.same_type(i, j) && self.out.to_b[i].is_none();
             if let Some(i) = found.filter(of_type).find(|&i| {
                 let (support, conflict) = self.agreement(i, j);
-                conflict == 0 || support > conflict
+                let label = &self.labels.0[i];
+                let claim = claims.get(&(label, self.b.op(j).op_type()));
+                let alone = *label == self.labels.1[j] || claim.is_none_or(|&n| n < 2);
+                (conflict == 0 && alone) || support > conflict
             }) {
                 self.pair(i, j, own);
             }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use paring_ir::analysis::{Shapes, SymDim};
-use paring_ir::{Name, ValueId};
+use paring_ir::{Graph, Name, Op, ValueId};
 
 use super::align::pairs;
 use super::changes::{Comparison, Part};
@@ -80,6 +80,7 @@ fn op_ref(net: &Net<'_>, path: &str, place: usize, at: Place) -> OpRef {
         graph: path.to_owned(),
         by: origin.map_or_else(Vec::new, |p| names(&p.passes)),
         from: origin.map_or_else(Vec::new, |p| names(&p.from)),
+        inside: 0,
         place: at,
     }
 }
@@ -111,10 +112,16 @@ fn operators(c: &Comparison<'_>, g: usize, out: &mut OpDiff, graphs: &mut [Graph
         open.map(|(i, _)| i).collect()
     };
     for i in open(&part.al.to_b) {
-        out.removed.push(part.ref_before(g, i));
+        out.removed.push(OpRef {
+            inside: inside(part.a.op(i)),
+            ..part.ref_before(g, i)
+        });
     }
     for j in open(&part.al.to_a) {
-        out.added.push(part.ref_after(g, j));
+        out.added.push(OpRef {
+            inside: inside(part.b.op(j)),
+            ..part.ref_after(g, j)
+        });
     }
     for (j, i) in pairs(&part.al.to_a) {
         if !same_names(part, i, j) {
@@ -142,6 +149,15 @@ fn operators(c: &Comparison<'_>, g: usize, out: &mut OpDiff, graphs: &mut [Graph
     out.moved += order.len() - longest_rise(&order);
 }
 
+/// The operators of the graphs inside one.
+fn inside(op: &Op) -> usize {
+    let count = |g: &Graph| -> usize {
+        let ops = g.ops().map(|op| g.op(op)).filter(|op| !op.is("Constant"));
+        ops.map(|op| 1 + inside(op)).sum()
+    };
+    op.subgraphs().map(count).sum()
+}
+
 /// The length of the longest ascending part of a list (patience sorting).
 fn longest_rise(list: &[usize]) -> usize {
     let mut ends: Vec<usize> = Vec::new();
@@ -157,7 +173,7 @@ fn longest_rise(list: &[usize]) -> usize {
 
 fn same_names(part: &Part<'_>, i: usize, j: usize) -> bool {
     let (x, y) = (part.a.op(i), part.b.op(j));
-    let names = |n: &Net<'_>, op: &paring_ir::Op| -> Vec<Option<Name>> {
+    let names = |n: &Net<'_>, op: &Op| -> Vec<Option<Name>> {
         let name = |v: &Option<ValueId>| v.map(|v| n.graph.value(v).name().clone());
         op.outputs().iter().map(name).collect()
     };

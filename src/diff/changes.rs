@@ -428,8 +428,8 @@ impl Part<'_> {
 
     /// What made the value is gone.
     fn removed(&self, p: usize, x: From, y: From, regions: &mut Regions) -> Wiring {
-        if let From::Constant(_) = y {
-            regions.note_before(p, Fate::Folded);
+        if let From::Constant(constant) = y {
+            regions.fold(p, constant);
             return match carrier(&self.a, x) {
                 Some(_) => Wiring::Tensors,
                 None => Wiring::Same,

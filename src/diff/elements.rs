@@ -328,6 +328,46 @@ pub(super) fn compare(a: &[f64], b: &[f64]) -> (f64, f64) {
     (max, relative)
 }
 
+/// The norm of what is left of a difference when each index of one axis has the factor that fits
+/// best, over the norm of the second tensor; `None` unless that explains most of the difference,
+/// which has the given norm over that of the first.
+pub(super) fn rescaled(p: &Numbers, q: &Numbers, norm: f64) -> Option<f64> {
+    /// Differences below this are not worth an explanation.
+    const LEAST: f64 = 0.02;
+    /// Factors for fewer elements each would explain anything.
+    const EACH: usize = 4;
+    if p.dims != q.dims || norm < LEAST {
+        return None;
+    }
+    let all: f64 = q.values.iter().map(|y| y * y).sum();
+    let left = (0..p.dims.len()).filter_map(|axis| {
+        let size = *p.dims.get(axis)?;
+        let inner: usize = p.dims.get(axis + 1..)?.iter().product();
+        if size == 0 || inner == 0 || p.values.len() / size < EACH {
+            return None;
+        }
+        // Sums of x x, x y and y y for each index.
+        let mut sums = vec![[0f64; 3]; size];
+        let runs = p.values.chunks(inner).zip(q.values.chunks(inner));
+        for (k, (xs, ys)) in runs.enumerate() {
+            let s = sums.get_mut(k % size)?;
+            for (x, y) in xs.iter().zip(ys) {
+                s[0] += x * x;
+                s[1] += x * y;
+                s[2] += y * y;
+            }
+        }
+        let rest = |[xx, xy, yy]: &[f64; 3]| match *xx > 0.0 {
+            true => (yy - xy * xy / xx).max(0.0),
+            false => *yy,
+        };
+        Some(sums.iter().map(rest).sum::<f64>())
+    });
+    let left = left.fold(f64::INFINITY, f64::min);
+    let rest = (left / all).sqrt();
+    (rest.is_finite() && rest < 0.25 * norm).then_some(rest)
+}
+
 /// The numerical rank of a matrix of `rows` rows, and the multiply-accumulates that it took; no
 /// rank where that would be more than `budget`.
 ///
@@ -510,6 +550,18 @@ mod tests {
         assert_eq!(rank(&[1.0, 0.0, 0.0, 1.0], 2, u64::MAX).0, Some(2));
         assert_eq!(rank(&[0.0; 4], 2, u64::MAX).0, Some(0));
         assert_eq!(rank(&[1.0; 4], 2, 3), (None, 0));
+    }
+
+    #[test]
+    fn factors_of_channels_are_no_errors() {
+        let p = numbers(&[2, 4], &[1., 2., 3., 4., 5., 6., 7., 8.]);
+        let rows = numbers(&[2, 4], &[3., 6., 9., 12., 2.5, 3., 3.5, 4.]);
+        assert!(rescaled(&p, &rows, 1.0).unwrap() < 1e-6);
+        // Another order is no factor, and vectors have no channels.
+        let turned = numbers(&[2, 4], &[8., 7., 6., 5., 4., 3., 2., 1.]);
+        assert_eq!(rescaled(&p, &turned, 0.5), None);
+        let (x, y) = (numbers(&[2], &[1., 2.]), numbers(&[2], &[2., 1.]));
+        assert_eq!(rescaled(&x, &y, 0.5), None);
     }
 
     #[test]

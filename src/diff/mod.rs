@@ -79,9 +79,17 @@ pub struct OpRef {
     /// What it was made from, where the file records it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub from: Vec<String>,
+    /// How many operators the graphs inside it hold, of one that is only in one of the models:
+    /// those went or came with it and are not compared.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub inside: usize,
     /// Where it stands in [`Diff::graphs`].
     #[serde(skip)]
     pub place: Place,
+}
+
+fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
 
 /// An operator that is in both models and differs by itself: attributes, what it takes, or how
@@ -271,6 +279,11 @@ pub struct TensorChange {
     pub max_abs: Option<f64>,
     /// The norm of the difference over the norm of (what was kept of) the first tensor.
     pub relative_norm: Option<f64>,
+    /// The norm of the difference that is left when each index of one axis has a factor of its
+    /// own, over the norm of the second tensor; only where that explains most of the difference,
+    /// as it does where a normalization was folded in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rescaled_norm: Option<f64>,
     /// The kept indices, where only some were kept.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub kept: Vec<KeptAxis>,

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use paring_ir::Name;
 use paring_ir::schema::{self, Class};
+use paring_ir::{Name, ValueId};
 
 use super::PatternKind;
 use super::align::Alignment;
@@ -45,6 +45,8 @@ pub(super) struct Regions {
     known: Vec<bool>,
     /// An operator of a run, and an aligned one that took it up: both places.
     context: Vec<(usize, usize, usize)>,
+    /// An operator of a run, and the constant of the second graph that its result is now.
+    constants: Vec<(usize, ValueId)>,
 }
 
 impl Regions {
@@ -58,6 +60,7 @@ impl Regions {
             fates: vec![None; all],
             known: vec![false; all],
             context: Vec::new(),
+            constants: Vec::new(),
         };
         out.find_runs(a, &al.to_b, 0);
         out.find_runs(b, &al.to_a, first);
@@ -165,6 +168,12 @@ impl Regions {
         self.note(i, fate);
     }
 
+    /// Notes that the result of an operator of the first graph is a constant in the second.
+    pub(super) fn fold(&mut self, i: usize, constant: ValueId) {
+        self.note(i, Fate::Folded);
+        self.constants.push((i, constant));
+    }
+
     pub(super) fn note_after(&mut self, j: usize, fate: Fate) {
         self.note(self.first + j, fate);
     }
@@ -237,6 +246,7 @@ impl Regions {
             || b.graph
                 .initializers()
                 .any(|v| b.graph.value(v).provenance().is_some());
+        let mut made = self.makers(b);
         let mut out = Vec::new();
         for (root, mut group) in groups {
             if group.after.is_empty() && group.context.is_empty() {
@@ -245,7 +255,25 @@ impl Regions {
                 group.context.retain(|&(_, j)| told(j));
             }
             self.describe(a, b, root, &mut group);
+            if group.kind == PatternKind::Folded {
+                group.by = made.remove(&root).unwrap_or_default();
+            }
             out.push(group);
+        }
+        out
+    }
+
+    /// The passes that made the constants which results of removed operators became, by group.
+    fn makers(&mut self, b: &Net<'_>) -> HashMap<usize, Vec<String>> {
+        let mut out: HashMap<usize, Vec<String>> = HashMap::new();
+        for (i, constant) in std::mem::take(&mut self.constants) {
+            let by = out.entry(self.root(i)).or_default();
+            let origin = b.graph.get_value(constant).and_then(|v| v.provenance());
+            for pass in origin.into_iter().flat_map(|o| &o.passes) {
+                if by.iter().all(|p| **p != **pass) {
+                    by.push(pass.to_string());
+                }
+            }
         }
         out
     }

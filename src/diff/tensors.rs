@@ -6,7 +6,7 @@ use paring_ir::analysis::Constants;
 use paring_ir::{Constant, Graph, GraphId, Kept, Model, ValueId};
 
 use super::changes::{Comparison, TensorPair};
-use super::elements::{Numbers, compare, count, histogram, rank};
+use super::elements::{Numbers, compare, count, histogram, rank, rescaled};
 use super::interface::type_text;
 use super::net::{Net, type_name};
 use super::weights::{Carrier, decode, evaluate, find_kept, short_text};
@@ -171,9 +171,24 @@ impl Work<'_, '_> {
             if equal {
                 self.note_same(v, w);
             } else if let Some(change) = self.change(t) {
-                self.out.changed.push(change);
+                if self.is_equal(&change, v, w) {
+                    self.note_same(v, w);
+                } else {
+                    self.out.changed.push(change);
+                }
             }
         }
+    }
+
+    /// Whether one stored tensor gives the same elements on another way: an `Identity` that is
+    /// gone, say, which is told as such.
+    fn is_equal(&self, change: &TensorChange, v: ValueId, w: ValueId) -> bool {
+        let (first, second) = self.c.constants;
+        let digest = first.digest(v);
+        change.max_abs == Some(0.0)
+            && change.kept.is_empty()
+            && digest.is_some()
+            && digest == second.digest(w)
     }
 
     fn note_same(&mut self, v: ValueId, w: ValueId) {
@@ -374,6 +389,7 @@ impl Work<'_, '_> {
             if p.dims == q.dims {
                 let (max_abs, norm) = nearest(p, q);
                 (out.max_abs, out.relative_norm) = (Some(max_abs), Some(norm));
+                out.rescaled_norm = rescaled(p, q, norm);
             } else if let Some((kept, part)) = kept_part(p, q, &recorded, x.constant, y.constant) {
                 let (max_abs, norm) = compare(&part.values, &q.values);
                 (out.max_abs, out.relative_norm) = (Some(max_abs), Some(norm));

@@ -78,6 +78,24 @@ fn follow(net: &Net<'_>, from: From, steps: usize) -> Option<Carrier> {
             }
             c
         }
+        "Slice" => {
+            let mut c = follow(net, net.input(place, 0), steps - 1)?;
+            for slot in 1..net.inputs[place].len() {
+                if net.input(place, slot) != From::Absent {
+                    c.parts.push(constant(slot)?);
+                }
+            }
+            c
+        }
+        "Concat" => {
+            let parts = 0..net.inputs[place].len();
+            let mut parts = parts.map(|slot| follow(net, net.input(place, slot), steps - 1));
+            let mut c = parts.next()??;
+            for part in parts {
+                c = both(net, c, part?);
+            }
+            c
+        }
         // A codebook and codes, or codes and scales.
         "Gather" | "Mul" | "Div" | "Add" | "Sub" => {
             let x = follow(net, net.input(place, 0), steps - 1)?;
@@ -293,6 +311,31 @@ fn value(net: &Net<'_>, from: From, steps: usize) -> Option<Numbers> {
             let dims = target(&x.dims, &shape.values, op.int_or("allowzero", 0) != 0)?;
             x.reshape(dims)
         }
+        "Flatten" | "Squeeze" | "Unsqueeze" => {
+            let axes = match (op.ints("axes"), net.input(place, 1)) {
+                (Some(axes), _) => Some(axes.to_vec()),
+                (None, From::Absent) => None,
+                (None, _) => Some(input(1)?.values.iter().map(|&a| a as i64).collect()),
+            };
+            let x = input(0)?;
+            let dims = match &**op.op_type() {
+                "Flatten" => flattened(&x.dims, op.int_or("axis", 1)),
+                "Squeeze" => squeezed(&x.dims, axes),
+                _ => unsqueezed(&x.dims, &axes?),
+            };
+            x.reshape(dims?)
+        }
+        "Slice" => {
+            let list = |slot| match net.input(place, slot) {
+                From::Absent => Some(None),
+                _ => input(slot).map(|n| Some(n.values)),
+            };
+            slice(input(0)?, &list(1)??, &list(2)??, list(3)?, list(4)?)
+        }
+        "Concat" => {
+            let parts = (0..net.inputs[place].len()).map(input);
+            concat(&parts.collect::<Option<Vec<_>>>()?, op.int("axis")?)
+        }
         "Mul" => input(0)?.combine(&input(1)?, |x, y| x * y),
         "Div" => input(0)?.combine(&input(1)?, |x, y| x / y),
         "Add" => input(0)?.combine(&input(1)?, |x, y| x + y),
@@ -398,6 +441,114 @@ fn target(dims: &[usize], shape: &[f64], allow_zero: bool) -> Option<Vec<usize>>
         out[i] = count.checked_div(rest)?;
     }
     Some(out)
+}
+
+/// The position of an axis that may be counted from the end.
+fn axis_at(axis: i64, rank: usize) -> Option<usize> {
+    let rank = i64::try_from(rank).ok()?;
+    let axis = if axis < 0 {
+        axis.checked_add(rank)?
+    } else {
+        axis
+    };
+    (axis < rank).then(|| usize::try_from(axis).ok()).flatten()
+}
+
+fn flattened(dims: &[usize], axis: i64) -> Option<Vec<usize>> {
+    // The axis behind the last one is allowed here.
+    let at = match usize::try_from(axis) {
+        Ok(at) if at == dims.len() => at,
+        _ => axis_at(axis, dims.len())?,
+    };
+    let (rows, columns) = dims.split_at(at);
+    Some(vec![rows.iter().product(), columns.iter().product()])
+}
+
+fn squeezed(dims: &[usize], axes: Option<Vec<i64>>) -> Option<Vec<usize>> {
+    let gone: Vec<usize> = match axes {
+        Some(axes) => {
+            let places = axes.iter().map(|&a| axis_at(a, dims.len()));
+            places.collect::<Option<_>>()?
+        }
+        None => (0..dims.len()).filter(|&i| dims[i] == 1).collect(),
+    };
+    let kept = dims.iter().enumerate().filter(|(i, _)| !gone.contains(i));
+    Some(kept.map(|(_, &d)| d).collect())
+}
+
+fn unsqueezed(dims: &[usize], axes: &[i64]) -> Option<Vec<usize>> {
+    let rank = dims.len().checked_add(axes.len())?;
+    let new: Option<Vec<usize>> = axes.iter().map(|&a| axis_at(a, rank)).collect();
+    let new = new?;
+    let mut rest = dims.iter();
+    (0..rank)
+        .map(|i| match new.contains(&i) {
+            true => Some(1),
+            false => rest.next().copied(),
+        })
+        .collect()
+}
+
+/// Parts of axes (ONNX, `Slice`).
+fn slice(
+    mut x: Numbers,
+    starts: &[f64],
+    ends: &[f64],
+    axes: Option<Vec<f64>>,
+    steps: Option<Vec<f64>>,
+) -> Option<Numbers> {
+    for (i, (&start, &end)) in starts.iter().zip(ends).enumerate() {
+        let axis = match &axes {
+            Some(axes) => *axes.get(i)? as i64,
+            None => i64::try_from(i).ok()?,
+        };
+        let axis = axis_at(axis, x.dims.len())?;
+        let size = *x.dims.get(axis)? as f64;
+        let step = match &steps {
+            Some(steps) => *steps.get(i)?,
+            None => 1.0,
+        };
+        let at = |p: f64| if p < 0.0 { p + size } else { p };
+        let kept: Vec<usize> = if step > 0.0 {
+            let (from, to) = (at(start).clamp(0.0, size), at(end).clamp(0.0, size));
+            let all = from as usize..to as usize;
+            all.step_by((step as usize).max(1)).collect()
+        } else if step == -1.0 {
+            let from = at(start).clamp(-1.0, size - 1.0) + 1.0;
+            let to = at(end).clamp(-1.0, size - 1.0) + 1.0;
+            (to as usize..from as usize).rev().collect()
+        } else {
+            return None;
+        };
+        x = x.gather(axis, &kept)?;
+    }
+    Some(x)
+}
+
+fn concat(parts: &[Numbers], axis: i64) -> Option<Numbers> {
+    let first = parts.first()?;
+    let axis = axis_at(axis, first.dims.len())?;
+    let mut dims = first.dims.clone();
+    *dims.get_mut(axis)? = parts
+        .iter()
+        .map(|p| p.dims.get(axis).copied())
+        .sum::<Option<usize>>()?;
+    let fits = |p: &Numbers| {
+        let others = p.dims.iter().zip(&dims).enumerate();
+        p.dims.len() == dims.len() && others.into_iter().all(|(i, (a, b))| i == axis || a == b)
+    };
+    let outer: usize = dims.get(..axis)?.iter().product();
+    if !parts.iter().all(fits) || dims.iter().product::<usize>() > MOST_ELEMENTS {
+        return None;
+    }
+    let mut values = Vec::new();
+    for o in 0..outer {
+        for p in parts {
+            let width = p.values.len().checked_div(outer)?;
+            values.extend_from_slice(p.values.get(o * width..(o + 1) * width)?);
+        }
+    }
+    Some(Numbers { dims, values })
 }
 
 fn gather(data: &Numbers, indices: &Numbers, axis: i64) -> Option<Numbers> {
@@ -591,6 +742,32 @@ mod tests {
         let other = cut(&iota(&[7, 4, 3, 3]), 0, &[6, 5, 4]);
         assert_eq!(find_kept(&w, &other), None);
         assert_eq!(find_kept(&rows, &w), None);
+    }
+
+    #[test]
+    fn parts_are_cut_and_joined() {
+        let n = |dims: &[usize], values: &[f64]| Numbers {
+            dims: dims.to_vec(),
+            values: values.to_vec(),
+        };
+        let x = n(&[2, 3], &[0., 1., 2., 3., 4., 5.]);
+        let cut = |starts: &[f64], ends: &[f64], axes: Option<&[f64]>, steps: Option<&[f64]>| {
+            let list = |l: &[f64]| l.to_vec();
+            slice(x.clone(), starts, ends, axes.map(list), steps.map(list))
+        };
+        let right = cut(&[1.0], &[i64::MAX as f64], Some(&[-1.0]), None).unwrap();
+        assert_eq!(right, n(&[2, 2], &[1., 2., 4., 5.]));
+        let turned = cut(&[-1.0], &[-9.0], Some(&[0.0]), Some(&[-1.0])).unwrap();
+        assert_eq!(turned, n(&[2, 3], &[3., 4., 5., 0., 1., 2.]));
+        assert_eq!(cut(&[0.0], &[2.0], Some(&[7.0]), None), None);
+        let left = cut(&[0.0], &[1.0], Some(&[1.0]), None).unwrap();
+        assert_eq!(concat(&[left, right], 1).unwrap(), x);
+        assert_eq!(concat(&[x.clone(), n(&[1, 3], &[0.; 3])], 1), None);
+        assert_eq!(flattened(&[2, 3, 4], 2), Some(vec![6, 4]));
+        assert_eq!(squeezed(&[1, 3, 1], Some(vec![-1])), Some(vec![1, 3]));
+        assert_eq!(squeezed(&[1, 3, 1], None), Some(vec![3]));
+        assert_eq!(unsqueezed(&[3], &[0, -1]), Some(vec![1, 3, 1]));
+        assert_eq!(unsqueezed(&[3], &[5]), None);
     }
 
     #[test]

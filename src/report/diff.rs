@@ -2,7 +2,7 @@
 
 use maud::{Markup, Render, html};
 
-use super::format::{bytes, count, number, plural};
+use super::format::{MOST_RUNS, bytes, count, number, plural, runs};
 use super::graphs::{Viewer, viewer};
 use super::inspect::{file_name, titled};
 use super::kit::{Cell, Column, Name, Page, Row, Section, Table, island, name, percent, tile};
@@ -14,9 +14,11 @@ pub(super) const SCRIPT: &str = include_str!("assets/graph.js");
 /// So many rows of a table are shown at first.
 const SHOWN: usize = 25;
 /// So many weights get a plot, those that differ most by size first, so that the page stays small.
-const PLOTTED: usize = 300;
+const PLOTTED: usize = 200;
 /// Rows of tables beyond this many are left out.
 const MOST: usize = 2000;
+/// Weights beyond this many are left out of their table, in which each has details.
+const MOST_WEIGHTS: usize = 1000;
 
 /// The page about two models, each with what it is called.
 pub fn diff_page(before: &str, after: &str, d: &Diff) -> String {
@@ -105,13 +107,19 @@ pub(super) fn sentence(p: &Pattern) -> String {
 
 /// Operator types in order, equal neighbours counted: `Conv + 2 × Relu`.
 fn listed(types: &[String]) -> String {
-    let runs = types.chunk_by(|a, b| a == b);
-    let text = runs.filter_map(|run| match run {
-        [one] => Some(one.clone()),
-        [first, ..] => Some(format!("{} × {first}", run.len())),
-        [] => None,
+    let (runs, counted) = runs(types);
+    let text = runs.iter().take(MOST_RUNS).map(|(t, n)| match n {
+        1 => (*t).clone(),
+        n => format!("{n} × {t}"),
     });
-    text.collect::<Vec<_>>().join(" + ")
+    let mut text = text.collect::<Vec<_>>().join(" + ");
+    if runs.len() > MOST_RUNS {
+        text += &format!(" + {} more types", runs.len() - MOST_RUNS);
+    }
+    match counted {
+        true => format!("{} operators ({text})", types.len()),
+        false => text,
+    }
 }
 
 fn verdict(d: &Diff) -> String {
@@ -180,6 +188,7 @@ fn graphs(d: &Diff, data: &Viewer) -> Markup {
             "sides. Drag to move, press Ctrl and turn the wheel to zoom, click an operator for its details. "
             "Boxes with broken lines hold what is unchanged or not looked at; a click unfolds them."
         }
+        (left_out(data))
         div #viewer data-pane="1" {
             div.list {
                 input type="search" placeholder="Find an operator or a change" aria-label="Find a change";
@@ -226,29 +235,41 @@ fn graphs(d: &Diff, data: &Viewer) -> Markup {
             }
         }
         (island("viewer-data", data))
+        @let plotted = largest(d, PLOTTED);
         @for (i, t) in d.initializers.changed.iter().enumerate() {
-            @if let Some(h) = t.histogram.as_ref().filter(|_| plotted(d, i)) {
+            @if let Some(h) = t.histogram.as_ref().filter(|_| plotted.get(i) == Some(&true)) {
                 template id={ "histogram-" (i) } { (histogram(h)) }
             }
         }
     }
 }
 
-/// Whether a weight is among those that get a plot.
-fn plotted(d: &Diff, index: usize) -> bool {
+/// Which of the changed weights are among the largest, of equal ones the first.
+pub(super) fn largest(d: &Diff, most: usize) -> Vec<bool> {
     let all = &d.initializers.changed;
-    if all.len() <= PLOTTED {
-        return true;
+    let mut order: Vec<usize> = (0..all.len()).collect();
+    order.sort_by_key(|&i| std::cmp::Reverse(all.get(i).map_or(0, |t| t.stats_before.bytes)));
+    let mut out = vec![false; all.len()];
+    for i in order.into_iter().take(most) {
+        if let Some(large) = out.get_mut(i) {
+            *large = true;
+        }
     }
-    let mut sizes: Vec<(u64, usize)> = all
-        .iter()
-        .enumerate()
-        .map(|(i, t)| (t.stats_before.bytes, usize::MAX - i))
-        .collect();
-    sizes.sort_unstable_by(|a, b| b.cmp(a));
-    let least = sizes.get(PLOTTED - 1).copied().unwrap_or_default();
-    all.get(index)
-        .is_some_and(|t| (t.stats_before.bytes, usize::MAX - index) >= least)
+    out
+}
+
+/// What a page leaves out of a very large diff.
+fn left_out(data: &Viewer) -> Markup {
+    let l = &data.left_out;
+    html! { @if *l != Default::default() { div.callout {
+        "To keep this page small"
+        @if l.nodes > 0 {
+            ", " (plural(l.nodes, "operator")) " (" (l.changed) " of them changed) are drawn as boxes that don't unfold"
+        }
+        @if l.weights > 0 { ", the viewer has no details of " (plural(l.weights, "weight")) }
+        @if l.places > 0 { ", " (plural(l.places, "place")) " of changes can't be looked at" }
+        ". " code { "paring diff --json --alignment" } " tells of all."
+    } } }
 }
 
 fn histogram(h: &Histogram) -> Markup {
@@ -341,8 +362,14 @@ pub(super) fn compared(t: &TensorChange) -> Vec<(&'static str, Option<String>, O
 /// How far a weight is from what it was.
 pub(super) fn distance(t: &TensorChange) -> Option<String> {
     let (max, norm) = (t.max_abs?, t.relative_norm?);
+    let rescaled = t.rescaled_norm.map_or_else(String::new, |rest| {
+        format!(
+            "; mostly a factor for each channel, as folding gives, and {} beyond that",
+            percent(rest)
+        )
+    });
     Some(format!(
-        "norm {} of the original's, largest {}",
+        "norm {} of the original's, largest {}{rescaled}",
         percent(norm),
         number(max)
     ))
@@ -356,13 +383,22 @@ fn weights(d: &Diff) -> Markup {
         Column::number("Zeros"),
         Column::number("Distinct").wide(),
         Column::number("Rank").wide(),
-        Column::number("Norm of the difference").help("Over the norm of what it was"),
+        Column::number("Norm of the difference").help("Over the norm of what it was. Where a pass multiplied channels by factors, also what differs beyond that"),
         Column::text("By").wide(),
     ];
     let all = &d.initializers.changed;
-    let rows = all.iter().take(MOST).enumerate().map(|(i, t)| Row {
+    let (plotted, listed) = (largest(d, PLOTTED), largest(d, MOST_WEIGHTS));
+    // Shapes, axes and the like stand behind what a model computes with.
+    let small = |t: &TensorChange| t.stats_before.elements.is_some();
+    let weights = all.iter().zip(plotted).zip(listed);
+    let mut weights: Vec<_> = weights
+        .filter(|(_, listed)| *listed)
+        .map(|(w, _)| w)
+        .collect();
+    weights.sort_by_key(|(t, _)| small(t));
+    let rows = weights.into_iter().map(|(t, plotted)| Row {
         cells: weight_cells(t),
-        detail: Some(weight_detail(t, plotted(d, i))),
+        detail: Some(weight_detail(t, plotted)),
         quiet: false,
     });
     let table = Table {
@@ -374,7 +410,9 @@ fn weights(d: &Diff) -> Markup {
     };
     html! {
         (table)
-        @if all.len() > MOST { p { "Of " (all.len()) " the first " (MOST) " are listed; the JSON form has all." } }
+        @if all.len() > MOST_WEIGHTS {
+            p { "Of " (all.len()) " the " (MOST_WEIGHTS) " largest are listed; the JSON form has all." }
+        }
     }
 }
 
@@ -402,7 +440,14 @@ fn weight_cells(t: &TensorChange) -> Vec<Cell> {
             b.rank.map(|n| n as f64),
             step(few(a.rank, "–"), few(b.rank, "–")),
         ),
-        Cell::number(t.relative_norm, percent),
+        Cell::by(
+            t.relative_norm,
+            html! { @match t.relative_norm {
+                Some(norm) => (percent(norm)),
+                None => span.muted { "–" },
+            }
+            @if let Some(rest) = t.rescaled_norm { br; span.muted { "rescaled; else " (percent(rest)) } } },
+        ),
         Cell::text(html! { (Name(&t.by.join(", "))) }),
     ]
 }
@@ -458,6 +503,7 @@ fn constants(d: &Diff) -> Markup {
     html! {
         p { (t.removed.len()) " removed, " (t.added.len()) " added. Those that operators were added or removed with are among them." }
         (Table { id: "constants-table", columns: COLUMNS, rows, shown: 10, search: Some("Find a constant") })
+        (beyond(t.removed.len() + t.added.len()))
     }
 }
 
@@ -495,6 +541,11 @@ fn totals(d: &Diff) -> Markup {
     }
 }
 
+/// Says that a table has not all rows.
+fn beyond(all: usize) -> Markup {
+    html! { @if all > MOST { p { "Of " (all) " the first " (MOST) " are listed; the JSON form has all." } } }
+}
+
 fn types(d: &Diff) -> Markup {
     const COLUMNS: &[Column] = &[
         Column::text("Value"),
@@ -511,6 +562,7 @@ fn types(d: &Diff) -> Markup {
     html! {
         p { "These follow from other changes: " (plural(d.types.len(), "value")) " between operators." }
         (Table { id: "types-table", columns: COLUMNS, rows: rows.collect(), shown: 10, search: Some("Find a value") })
+        (beyond(d.types.len()))
     }
 }
 

@@ -18,6 +18,28 @@ pub(crate) fn number(x: f64) -> String {
     }
 }
 
+/// Runs of operator types that are told in order; of more each type is told once.
+pub(crate) const MOST_RUNS: usize = 8;
+
+/// Operator types with their numbers: equal neighbours, or where those are many all of one type,
+/// the most frequent first. Tells which of the two.
+pub(crate) fn runs(types: &[String]) -> (Vec<(&String, usize)>, bool) {
+    let chunks = types.chunk_by(|a, b| a == b);
+    let runs: Vec<_> = chunks
+        .filter_map(|run| Some((run.first()?, run.len())))
+        .collect();
+    if runs.len() <= MOST_RUNS {
+        return (runs, false);
+    }
+    let mut counts: std::collections::BTreeMap<&String, usize> = Default::default();
+    for (t, n) in runs {
+        *counts.entry(t).or_default() += n;
+    }
+    let mut list: Vec<_> = counts.into_iter().collect();
+    list.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+    (list, true)
+}
+
 /// `1 thread`, `2 threads`.
 pub(crate) fn plural(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })

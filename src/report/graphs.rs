@@ -5,42 +5,44 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
+use super::fold::{LeftOut, MOST_PLACES, MOST_WEIGHTS, contract};
+
 use crate::diff::{
     Diff, Difference, GraphPair, Node, OpChange, OpRef, Place, Source, State, TensorChange,
 };
 
 /// An operator of either model, or an input or output of the graph.
 #[derive(Debug, Default, Serialize)]
-struct Entry {
+pub(super) struct Entry {
     /// The type, in the second model if it is there.
-    t: String,
+    pub(super) t: String,
     /// The name, in the second model if it is there.
-    n: String,
+    pub(super) n: String,
     /// How it fares: 0 same, 1 other weights, 2 changed, 3 added, 4 removed.
-    s: u8,
-    /// 1 for an input or output of the graph.
+    pub(super) s: u8,
+    /// 1 for an input or output of the graph, or for what stands for operators that were left out.
     #[serde(skip_serializing_if = "is_zero")]
-    k: u8,
+    pub(super) k: u8,
     /// The type of the first output, in the second model if it is there.
-    o: String,
+    pub(super) o: String,
     /// The type in the first model, where it is another.
     #[serde(skip_serializing_if = "Option::is_none")]
-    u: Option<String>,
+    pub(super) u: Option<String>,
     /// The name in the first model, where it is another.
     #[serde(skip_serializing_if = "Option::is_none")]
-    b: Option<String>,
+    pub(super) b: Option<String>,
     /// The type of the first output in the first model, where it is another.
     #[serde(skip_serializing_if = "Option::is_none")]
-    p: Option<String>,
+    pub(super) p: Option<String>,
     /// What differs, before and after.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    d: Vec<(String, Option<String>, Option<String>)>,
+    pub(super) d: Vec<(String, Option<String>, Option<String>)>,
     /// Which of the changed weights it takes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    w: Vec<usize>,
+    pub(super) w: Vec<usize>,
     /// The passes that did it.
     #[serde(skip_serializing_if = "String::is_empty")]
-    y: String,
+    pub(super) y: String,
 }
 
 fn is_zero(n: &u8) -> bool {
@@ -49,14 +51,14 @@ fn is_zero(n: &u8) -> bool {
 
 /// Two graphs as one.
 #[derive(Debug, Default, Serialize)]
-struct Joined {
+pub(super) struct Joined {
     /// Operators, inputs and outputs, each behind what it takes in either graph, as far as the two
     /// don't contradict each other.
-    nodes: Vec<Entry>,
+    pub(super) nodes: Vec<Entry>,
     /// Edges of the first graph: from, to, from, to, ...
-    before: Vec<usize>,
+    pub(super) before: Vec<usize>,
     /// Edges of the second graph.
-    after: Vec<usize>,
+    pub(super) after: Vec<usize>,
 }
 
 /// One entry of the list of changes: which graph, and the operators at each place.
@@ -64,6 +66,9 @@ struct Joined {
 pub(super) struct Change {
     g: usize,
     p: Vec<Vec<usize>>,
+    /// How often it was made, places that were left out included.
+    #[serde(skip)]
+    times: usize,
     /// What it says.
     #[serde(skip)]
     pub(super) title: String,
@@ -75,12 +80,12 @@ pub(super) struct Change {
 impl Change {
     /// How often it was made.
     pub(super) fn count(&self) -> usize {
-        self.p.len()
+        self.times
     }
 }
 
 /// A changed weight: its name, and what differs, before and after.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Weight {
     n: String,
     f: Vec<(String, Option<String>, Option<String>)>,
@@ -95,19 +100,22 @@ pub(super) struct Viewer {
     /// What each graph is called, with its number of changed operators.
     #[serde(skip)]
     pub(super) titles: Vec<(String, usize)>,
+    /// What the page leaves out.
+    #[serde(skip)]
+    pub(super) left_out: LeftOut,
 }
 
 /// Where the operators of the two graphs went in the joined list.
-struct Positions {
-    before: Vec<usize>,
-    after: Vec<usize>,
+pub(super) struct Positions {
+    pub(super) before: Vec<usize>,
+    pub(super) after: Vec<usize>,
 }
 
 impl Positions {
     fn of(&self, place: &Place) -> Option<usize> {
         let after = place.after.and_then(|i| self.after.get(i));
         let before = place.before.and_then(|i| self.before.get(i));
-        after.or(before).copied()
+        after.or(before).copied().filter(|&i| i != usize::MAX)
     }
 }
 
@@ -116,8 +124,9 @@ pub(super) fn viewer(d: &Diff) -> Viewer {
     let mut graphs = Vec::new();
     let mut positions = Vec::new();
     let mut titles = Vec::new();
+    let mut left_out = LeftOut::default();
     for pair in &d.graphs {
-        let (joined, at) = join(d, pair);
+        let (joined, mut at) = join(d, pair);
         let changed = joined.nodes.iter().filter(|n| n.s > 0 && n.k == 0).count();
         let title = if pair.path.is_empty() {
             "Main graph"
@@ -125,14 +134,23 @@ pub(super) fn viewer(d: &Diff) -> Viewer {
             &pair.path
         };
         titles.push((title.to_owned(), changed));
-        graphs.push(joined);
+        graphs.push(contract(joined, &mut at, &mut left_out));
         positions.push(at);
     }
+    let changes = changes(d, &positions);
+    for c in &changes {
+        left_out.places += c.times - c.p.len();
+    }
+    let large = super::diff::largest(d, MOST_WEIGHTS);
+    let tensors = d.initializers.changed.iter().zip(&large);
+    let tensors = tensors.map(|(t, &told)| if told { weight(t) } else { Weight::default() });
+    left_out.weights = large.iter().filter(|l| !**l).count();
     Viewer {
-        changes: changes(d, &positions),
-        tensors: d.initializers.changed.iter().map(weight).collect(),
+        changes,
+        tensors: tensors.collect(),
         graphs,
         titles,
+        left_out,
     }
 }
 
@@ -406,7 +424,14 @@ fn changes(d: &Diff, positions: &[Positions]) -> Vec<Change> {
         for (node, &place) in pair.after.iter().zip(&at.after) {
             if node.state == State::Reweighted {
                 let list = reweighted.entry(&node.op_type).or_default();
-                list.push((g, vec![place]));
+                list.push((
+                    g,
+                    if place == usize::MAX {
+                        Vec::new()
+                    } else {
+                        vec![place]
+                    },
+                ));
             }
         }
     }
@@ -424,14 +449,19 @@ fn add(
     class: &'static str,
     places: impl Iterator<Item = (usize, Vec<usize>)>,
 ) {
-    let mut by_graph: BTreeMap<usize, Vec<Vec<usize>>> = BTreeMap::new();
-    for (g, nodes) in places.filter(|(_, nodes)| !nodes.is_empty()) {
-        by_graph.entry(g).or_default().push(nodes);
+    let mut by_graph: BTreeMap<usize, (usize, Vec<Vec<usize>>)> = BTreeMap::new();
+    for (g, nodes) in places {
+        let (times, shown) = by_graph.entry(g).or_default();
+        *times += 1;
+        if !nodes.is_empty() && shown.len() < MOST_PLACES {
+            shown.push(nodes);
+        }
     }
-    for (g, p) in by_graph {
+    for (g, (times, p)) in by_graph.into_iter().filter(|(_, (_, p))| !p.is_empty()) {
         out.push(Change {
             g,
             p,
+            times,
             title: title.clone(),
             class,
         });

@@ -1,7 +1,9 @@
 //! Pages for people: what is inside a model, what an optimization did, what differs between two
 //! models. Each is one HTML file that needs nothing else and makes no connection.
 
+mod asked;
 mod diff;
+mod fold;
 pub(crate) mod format;
 mod graphs;
 mod inspect;

@@ -7,6 +7,7 @@ use paring_ir::pass::{Effect, RemarkKind};
 use paring_ir::report::PassReport;
 use serde_json::Value as Json;
 
+use super::asked::{asked, attributed, words};
 use super::diff;
 use super::format::{bytes, count, duration, number, plural};
 use super::inspect::{file_name, section, titled};
@@ -40,7 +41,8 @@ pub struct Story<'a> {
 /// The page about a run.
 pub fn optimize_page(story: &Story<'_>) -> String {
     let r = story.report;
-    let mut sections = vec![titled("summary", "Summary", "Before and after", summary(r))];
+    let mut sections = vec![titled("asked", "Asked", "What was asked", asked(r))];
+    sections.push(titled("summary", "Summary", "Before and after", summary(r)));
     sections.push(titled(
         "outputs",
         "Outputs",
@@ -63,7 +65,7 @@ pub fn optimize_page(story: &Story<'_>) -> String {
     ));
     sections.extend(missed(&r.passes));
     if r.changed {
-        sections.extend(diff::sections(story.diff));
+        sections.extend(diff::sections(&attributed(story.diff, &r.passes)));
     }
     sections.push(titled("again", "Reproduce", "Do it again", again(story)));
     sections.extend(all_notes(r));
@@ -78,6 +80,7 @@ pub fn optimize_page(story: &Story<'_>) -> String {
             h1 { (Name(&input)) span.arrow { "→" } (Name(&output)) }
             p.lead { (verdict(r)) }
             dl.tiles { (tiles(r)) }
+            (words())
         },
         sections,
         scripts: &[diff::SCRIPT],
@@ -253,6 +256,10 @@ fn summary(r: &Report) -> Markup {
                 "Latency is the median of " (plural(l.runs, "pair")) " of runs with "
                 (plural(l.threads, "thread")) ", the two models in turn. Brackets and the thin line hold the "
                 "true median, and the true ratio, in 95 of 100 cases."
+                @if (l.after_ms / l.before_ms / l.ratio).ln().abs() > 0.1 {
+                    " The machine was busy: the ratio is the median over pairs of runs, which such noise "
+                    "moves less than the two times themselves."
+                }
                 @if let Some(form) = &l.form { " The rewritten model was timed " (Name(form)) "." }
             }
         }
@@ -418,7 +425,8 @@ fn layers(l: &LayerErrors) -> Markup {
             "the norm of the value, on " (plural(l.samples, "sample")) " of " (Name(&l.data)) ". "
             b { "By itself" } " the layer gets the original's values, so only its own error shows; "
             b { "accumulated" } " it gets what the rewritten layers before it give. "
-            b { "At the output" } " says how much of it arrives there."
+            b { "At the output" } " says how much of it arrives there, which is the sensitivity of the "
+            "model to that layer; the bars compare it with that of the worst layer."
         }
         @if quiet { p { "No layer differs by more than rounding." } }
         @else { (layer_plot(l)) }

@@ -318,8 +318,8 @@
     if (node.u !== undefined) row(list, 'Type', node.u, node.t);
     if (node.o) row(list, 'Output', node.p ?? node.o, node.o);
     const from = [BEFORE, AFTER].map(side => sides(node) & side ? sources(state.graph, index, side) : null);
-    if (node.s === ADDED) row(list, 'Takes', from[1], from[1]);
-    else if (node.s === REMOVED) row(list, 'Takes', from[0], from[0]);
+    if (node.s === ADDED) { if (from[1]) row(list, 'Takes', from[1], from[1]); }
+    else if (node.s === REMOVED) { if (from[0]) row(list, 'Takes', from[0], from[0]); }
     else if (from[0] || from[1]) row(list, 'Takes', from[0], from[1]);
     for (const [what, before, after] of node.d ?? []) row(list, what, before, after);
     if (node.y) row(list, 'By', node.y, node.y);
@@ -330,7 +330,7 @@
     const part = html('div', 'weight');
     const list = html('dl', 'facts');
     list.append(html('dt', '', 'Weight'), html('dd'));
-    list.lastChild.append(html('span', 'name', tensor.n));
+    list.lastChild.append(html('span', 'name', tensor.n || 'left out here to keep the page small'));
     for (const [label, before, after] of tensor.f) row(list, label, before, after);
     part.append(list);
     const plot = document.getElementById(`histogram-${i}`);
