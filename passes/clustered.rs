@@ -114,6 +114,8 @@ impl Expansions {
                 }
                 (Some(Kind::Constant), Some(Kind::Codes)) => Some(Kind::Codes),
                 (Some(Kind::Constant), Some(Kind::Constant)) => Some(Kind::Constant),
+                // One of several vectors that were stored together.
+                (Some(Kind::Weights), Some(Kind::Constant)) => Some(Kind::Weights),
                 // Used rows of packed codes, whatever says which ones.
                 (Some(Kind::Codes), _) => Some(Kind::Codes),
                 _ => None,

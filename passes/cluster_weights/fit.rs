@@ -108,7 +108,8 @@ pub(super) struct Coded {
     pub(super) width: usize,
     /// Channels that share a codebook.
     pub(super) group: usize,
-    /// The codebooks, ascending, at most `2^bits` centroids each.
+    /// The codebooks, at most `2^bits` centroids each; ascending until codes are renumbered for the
+    /// file.
     pub(super) books: Vec<Vec<f64>>,
     /// What a channel's centroids are multiplied by.
     pub(super) scales: Option<Vec<f64>>,
@@ -139,6 +140,76 @@ impl Coded {
                 })
             })
             .collect()
+    }
+
+    /// Puts the centroids of each codebook into another order: by codebook, the old place of each.
+    pub(super) fn renumber(&mut self, orders: &[Vec<usize>]) {
+        let len = (self.width * self.group).max(1);
+        let books = self.books.iter_mut().zip(orders);
+        for ((book, order), codes) in books.zip(self.codes.chunks_mut(len)) {
+            let mut places = vec![0u8; order.len()];
+            for (new, &old) in order.iter().enumerate() {
+                places[old] = u8::try_from(new).unwrap_or(u8::MAX);
+            }
+            *book = order.iter().map(|&old| book[old]).collect();
+            for code in codes {
+                *code = places[usize::from(*code)];
+            }
+        }
+    }
+
+    /// Lets the centroids of each codebook ascend.
+    pub(super) fn sort(&mut self) {
+        let ascending = |book: &Vec<f64>| {
+            let mut order: Vec<usize> = (0..book.len()).collect();
+            order.sort_by(|&i, &j| book[i].total_cmp(&book[j]));
+            order
+        };
+        let orders: Vec<Vec<usize>> = self.books.iter().map(ascending).collect();
+        self.renumber(&orders);
+    }
+
+    /// Numbers the centroids of each codebook by falling use. Bytes of codes of different weights
+    /// then look alike, which lets a compressor describe them all together.
+    pub(super) fn by_use(mut self) -> Coded {
+        let by_use = |uses: Vec<u64>| {
+            let mut order: Vec<usize> = (0..uses.len()).collect();
+            order.sort_by_key(|&code| (std::cmp::Reverse(uses[code]), code));
+            order
+        };
+        let orders: Vec<Vec<usize>> = self.uses().into_iter().map(by_use).collect();
+        self.renumber(&orders);
+        self
+    }
+
+    /// How many weights have each code, by codebook.
+    fn uses(&self) -> Vec<Vec<u64>> {
+        let groups = self.codes.chunks((self.width * self.group).max(1));
+        let count = |(book, codes): (&Vec<f64>, &[u8])| {
+            let mut uses = vec![0u64; book.len()];
+            codes.iter().for_each(|&c| uses[usize::from(c)] += 1);
+            uses
+        };
+        self.books.iter().zip(groups).map(count).collect()
+    }
+
+    /// About how many bits each code takes after compression, by codebook.
+    pub(super) fn bits_of_codes(&self) -> Vec<Vec<f64>> {
+        let bits = |uses: Vec<u64>| {
+            // Half a use more keeps codes that no weight has within reach.
+            let all = uses.iter().map(|&n| n as f64 + 0.5).sum::<f64>();
+            let bits = |&n: &u64| (all / (n as f64 + 0.5)).log2();
+            uses.iter().map(bits).collect()
+        };
+        self.uses().into_iter().map(bits).collect()
+    }
+
+    /// The bits of all codes after compression.
+    pub(super) fn total_bits(&self) -> f64 {
+        let uses = self.uses();
+        let bits = self.bits_of_codes();
+        let codes = uses.iter().flatten().zip(bits.iter().flatten());
+        codes.map(|(&n, b)| n as f64 * b).sum()
     }
 
     /// Rounds centroids and scales to the weight's type.
@@ -172,6 +243,8 @@ pub(super) struct Settings {
     pub(super) keep_zeros: bool,
     /// Each channel gets a scale.
     pub(super) scales: bool,
+    /// What a bit of a code costs after compression, in mean squared errors of rounding.
+    pub(super) entropy: f64,
 }
 
 impl Settings {
@@ -280,7 +353,75 @@ pub(super) fn fit(
         }
         coded = Some(next);
     }
-    coded.ok_or_else(|| PassError::Bug("no round of clustering ran".to_owned()))
+    let coded = coded.ok_or_else(|| PassError::Bug("no round of clustering ran".to_owned()))?;
+    Ok(match settings.entropy > 0.0 {
+        true => thrifty(coded, values, importance, settings),
+        false => coded,
+    })
+}
+
+/// Codes and centroids that trade errors for codes that compress well.
+fn thrifty(mut coded: Coded, values: &[f64], importance: &Importance, settings: Settings) -> Coded {
+    let width = coded.width.max(1);
+    let channels = values.len() / width;
+    let weight = |at: usize| {
+        let weights = importance.of(at / width, channels);
+        weights.map_or(1.0, |w| w[at % width])
+    };
+    let free = values.iter().filter(|x| **x != 0.0).count();
+    let error = |coded: &Coded| -> f64 {
+        (coded.decoded().iter().zip(values).enumerate())
+            .map(|(at, (d, x))| weight(at) * (d - x) * (d - x))
+            .sum()
+    };
+    let first = error(&coded);
+    let price = settings.entropy * first / free.max(1) as f64;
+    for _ in 0..THRIFTY_ROUNDS {
+        let before = coded.clone();
+        let bits = coded.bits_of_codes();
+        let mut codes = std::mem::take(&mut coded.codes);
+        let rows = codes.par_chunks_mut(width).zip(values.par_chunks(width));
+        rows.enumerate().for_each(|(c, (codes, values))| {
+            let (group, scale) = (c / coded.group, coded.scale(c));
+            let chooser = Chooser::new(&coded.books[group], Some(&bits[group]));
+            for (e, (code, &x)) in codes.iter_mut().zip(values).enumerate() {
+                *code = match x == 0.0 && settings.keep_zeros {
+                    true => chooser.nearest(0.0),
+                    false => {
+                        let unit = weight(c * width + e) * scale * scale;
+                        chooser.cheapest(x / scale, price / unit)
+                    }
+                };
+            }
+        });
+        coded.codes = codes;
+        centre(&mut coded, values, &weight, settings.keep_zeros);
+        coded = coded.rounded();
+        if error(&coded) > MOST_LOST * first {
+            return before;
+        }
+    }
+    coded
+}
+
+/// Moves centroids to the mean of what has their code; those of zero stay, if zeros are kept.
+fn centre(coded: &mut Coded, values: &[f64], weight: &dyn Fn(usize) -> f64, keep_zeros: bool) {
+    let mut sums: Vec<Vec<[f64; 2]>> = (coded.books.iter())
+        .map(|b| vec![[0.0; 2]; b.len()])
+        .collect();
+    for (at, (&code, &x)) in coded.codes.iter().zip(values).enumerate() {
+        let channel = at / coded.width.max(1);
+        let scale = coded.scale(channel);
+        let sum = &mut sums[channel / coded.group][usize::from(code)];
+        sum[0] += weight(at) * scale * x;
+        sum[1] += weight(at) * scale * scale;
+    }
+    for (x, [dot, square]) in coded.books.iter_mut().flatten().zip(sums.iter().flatten()) {
+        if *square > 0.0 && !(keep_zeros && *x == 0.0) {
+            *x = dot / square;
+        }
+    }
+    coded.sort();
 }
 
 fn root_mean_square(values: &[f64]) -> f64 {
@@ -334,37 +475,60 @@ impl Job<'_> {
     }
 }
 
+/// For codes that compress well, errors grow to so many times what they were at the most. Beyond,
+/// few codes are left and it goes fast.
+pub(super) const MOST_LOST: f64 = 6.0;
+
+/// Rounds of choosing codes by what they take, and of fitting centroids to them. Centroids drift
+/// apart slowly, since each round only moves the borders between them a little.
+const THRIFTY_ROUNDS: usize = 40;
+
 /// Gives each value the code of the nearest centroid.
 pub(super) fn assign(coded: &mut Coded, values: &[f64]) {
     let mut codes = vec![0u8; values.len()];
     let width = coded.width.max(1);
     let rows = codes.par_chunks_mut(width).zip(values.par_chunks(width));
     rows.enumerate().for_each(|(c, (codes, values))| {
-        let lookup = Lookup::new(&coded.books[c / coded.group]);
+        let chooser = Chooser::new(&coded.books[c / coded.group], None);
         let scale = coded.scale(c);
         for (code, &x) in codes.iter_mut().zip(values) {
-            *code = lookup.nearest(x / scale);
+            *code = chooser.nearest(x / scale);
         }
     });
     coded.codes = codes;
 }
 
-/// Finds the nearest of ascending numbers.
-pub(super) struct Lookup {
+/// Chooses codes out of one codebook, whose centroids ascend.
+pub(super) struct Chooser<'a> {
+    book: &'a [f64],
     middles: Vec<f64>,
+    bits: Option<&'a [f64]>,
 }
 
-impl Lookup {
-    pub(super) fn new(book: &[f64]) -> Lookup {
+impl<'a> Chooser<'a> {
+    /// `bits` are what the codes take after compression, where that counts.
+    pub(super) fn new(book: &'a [f64], bits: Option<&'a [f64]>) -> Chooser<'a> {
         let middles = book.windows(2).map(|b| b[0] + (b[1] - b[0]) / 2.0);
-        Lookup {
+        Chooser {
+            book,
             middles: middles.collect(),
+            bits,
         }
     }
 
-    /// The index of the nearest number.
+    /// The code of the nearest centroid.
     pub(super) fn nearest(&self, x: f64) -> u8 {
         u8::try_from(self.middles.partition_point(|&m| m < x)).unwrap_or(u8::MAX)
+    }
+
+    /// The code for which squared distance plus `price` times bits are the least.
+    pub(super) fn cheapest(&self, x: f64, price: f64) -> u8 {
+        let Some(bits) = self.bits.filter(|_| price > 0.0) else {
+            return self.nearest(x);
+        };
+        let costs = (self.book.iter().zip(bits)).map(|(c, b)| (x - c) * (x - c) + price * b);
+        let least = costs.enumerate().min_by(|a, b| a.1.total_cmp(&b.1));
+        least.map_or(0, |(code, _)| u8::try_from(code).unwrap_or(u8::MAX))
     }
 }
 
@@ -403,6 +567,7 @@ mod tests {
         group: 1,
         keep_zeros: true,
         scales: false,
+        entropy: 0.0,
     };
 
     fn values(n: usize) -> Vec<f64> {

@@ -19,10 +19,14 @@
 //! - `packed-types`: codes in the 4-bit type of opset 21, or the 2-bit type of opset 25.
 //! - `snap`: values change in place. The file keeps its size and compresses well.
 //!
+//! Biases, scales of channels and parameters of normalizations follow as codes of eight bits
+//! (`vectors`), and tables of positions that are added. In networks that are pruned, codes are
+//! chosen to compress well, too (`entropy`), and numbered by falling use, so that they do.
+//!
 //! With calibration data errors count by the second moments of a layer's inputs, and with
 //! `recover` the layers are coded one after the other on what the clustered layers before them
-//! give: rounding errors are made up for by the weights still to be coded, and centroids, scales
-//! and biases are fitted by least squares.
+//! give: rounding errors are made up for by the weights still to be coded, centroids, scales and
+//! biases are fitted by least squares, and then codes change one at a time while that helps.
 //!
 //! Zeros stay zeros (`keep-zeros`), so prune first. Quantizing or pruning afterwards is refused
 //! by those passes. Reasons for weights that are left: `small`, `no-gain` (the codes would not be
@@ -38,6 +42,7 @@ mod kmeans;
 mod plan;
 mod recover;
 mod store;
+mod vectors;
 
 use paring_ir::engine::DataSource;
 use paring_ir::{
@@ -53,6 +58,7 @@ use fit::{Coded, Importance};
 use plan::{Plan, Target};
 use recover::Task;
 use store::{Packing, Store};
+use vectors::Saved;
 
 /// See the text at the top of the file.
 #[derive(Debug)]
@@ -82,12 +88,21 @@ pub struct Options {
     pub centroids: Centroids,
     /// How codes are stored.
     pub form: Form,
+    /// What a bit that a code takes after compression counts, in mean squared errors of rounding:
+    /// 0 takes the codes with the least error; 6 makes up to six times the error, below what
+    /// pruning at 70 % has made, for codes that take about a bit less each.
+    pub entropy: Entropy,
+    /// Biases, scales and the parameters of normalizations are stored as codes of eight bits,
+    /// where weights are and the file becomes smaller by it.
+    #[schemars(extend("x-scope" = "pass"))]
+    pub vectors: bool,
     /// With calibration data, make up for rounding errors and fit centroids, scales and biases to
     /// what the layers gave before.
     #[schemars(extend("x-scope" = "pass"))]
     pub recover: bool,
-    /// Bits of depthwise convolutions, and of the first convolution where it has at most one in
-    /// 32 of the weights, if more than `bits`: few weights, in which errors count most.
+    /// Bits of depthwise convolutions, of tables that are added (positions), and of the first
+    /// convolution where it has at most one in 32 of the weights, if more than `bits`: few
+    /// weights, in which errors count most.
     #[schemars(range(min = 1, max = 8))]
     pub sensitive_bits: u32,
     /// Weights of fewer elements stay: the operators that expand codes take several hundred bytes.
@@ -102,7 +117,8 @@ pub struct Options {
 pub enum Group {
     /// All of a tensor.
     All(Whole),
-    /// So many output channels. The table of an embedding always has one codebook.
+    /// So many output channels; twice, four times, ... as many where codebooks would take more than
+    /// half of what codes take. The table of an embedding always has one codebook.
     Channels(std::num::NonZeroUsize),
 }
 
@@ -161,6 +177,29 @@ pub enum Centroids {
     Int8,
 }
 
+/// What compressed bits count against errors.
+#[derive(
+    Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
+#[serde(untagged)]
+pub enum Entropy {
+    /// By the weight.
+    Auto(Auto),
+    /// So much.
+    Weight(#[schemars(range(min = 0.0))] f64),
+}
+
+/// By the weight.
+#[derive(
+    Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Auto {
+    /// 6 where at least a quarter of all weights are zero, since who prunes wants files that
+    /// compress well; else 0.
+    Auto,
+}
+
 /// How codes are stored.
 #[derive(
     Clone,
@@ -192,12 +231,17 @@ impl Default for Options {
             keep_zeros: true,
             centroids: Centroids::Float,
             form: Form::Table,
+            entropy: Entropy::Auto(Auto::Auto),
+            vectors: true,
             recover: true,
             sensitive_bits: 8,
             min_elements: 1024,
         }
     }
 }
+
+/// What bits count in pruned networks.
+const THRIFTY: f64 = 6.0;
 
 /// Moments of more bytes are not collected at once.
 const MAX_MOMENTS: usize = 1 << 30;
@@ -214,6 +258,14 @@ impl Pass for ClusterWeights {
 
     fn new(options: OptionSet<Options>) -> Result<Self, OptionError> {
         let whole = options.whole();
+        if let Entropy::Weight(w) = whole.entropy
+            && !(w >= 0.0 && w.is_finite())
+        {
+            return Err(OptionError::Invalid {
+                path: format!("{}.entropy", clustered::CLUSTER_WEIGHTS),
+                reason: format!("expected \"auto\" or a number from 0, found {w}"),
+            });
+        }
         for (key, bits) in [
             ("bits", whole.bits),
             ("sensitive-bits", whole.sensitive_bits),
@@ -271,9 +323,10 @@ impl Pass for ClusterWeights {
         self.fit(model, &mut plan, cx)?;
         let mut totals = Totals::default();
         let opset = model.opset();
+        let vectors = self.options.whole().vectors;
         model.edit_graphs(&mut |graph| {
             let targets = plan.take(graph.id());
-            put(graph, targets, opset, &mut totals, cx)
+            put(graph, targets, opset, vectors, &mut totals, cx)
         })?;
         if totals.weights > 0 {
             cx.note(totals.text());
@@ -482,6 +535,8 @@ struct Totals {
     /// Bytes of tables of which only rows are expanded.
     rows: usize,
     snapped: usize,
+    /// Biases and the like.
+    vectors: Saved,
 }
 
 impl Totals {
@@ -494,6 +549,18 @@ impl Totals {
                 self.weights,
                 bytes(self.after),
                 bytes(self.before)
+            ));
+        }
+        let Saved {
+            vectors,
+            before,
+            after,
+        } = self.vectors;
+        if vectors > 0 {
+            out.push(format!(
+                "{vectors} biases, scales and the like take {} instead of {}",
+                bytes(after),
+                bytes(before)
             ));
         }
         if self.expanded > 0 {
@@ -532,6 +599,7 @@ fn put(
     graph: &mut Graph,
     targets: Vec<Target>,
     opset: i64,
+    vectors: bool,
     totals: &mut Totals,
     cx: &mut PassContext<'_>,
 ) -> Result<(), PassError> {
@@ -539,10 +607,13 @@ fn put(
         return Ok(());
     };
     let mut store = Store::new(graph, first.op);
+    // Where the weights lost nothing, nothing else shall.
+    let mut lossy = false;
     for target in targets {
         cx.check_cancelled()?;
         let Some(coded) = &target.coded else { continue };
         store.steps(target.steps());
+        let coded = &coded.clone().by_use();
         if target.unsolvable {
             let text =
                 "the second moments of its inputs can't be factorized; it is only weighed by them";
@@ -552,6 +623,7 @@ fn put(
             put_snapped(store.graph, &target, coded, totals, cx)?;
             continue;
         }
+        lossy = lossy || target.decoded(coded)? != target.tensor;
         let stored = target.stored_bytes(coded);
         let before = target.tensor.byte_len();
         cx.applied(
@@ -570,6 +642,13 @@ fn put(
             totals.rows += before;
             put_rows(&mut store, &target, coded)?;
         }
+    }
+    if vectors && lossy {
+        let scales = std::mem::take(&mut store.scales);
+        let saved = vectors::put(&mut store, &scales)?;
+        totals.vectors.vectors += saved.vectors;
+        totals.vectors.before += saved.before;
+        totals.vectors.after += saved.after;
     }
     Ok(())
 }

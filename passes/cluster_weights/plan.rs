@@ -10,7 +10,7 @@ use paring_ir::{
 };
 
 use super::fit::{Coded, Importance, Order, Settings};
-use super::{Centroids, Form, Group, Options, Scales};
+use super::{Centroids, Entropy, Form, Group, Options, Scales};
 use crate::clustered::is_snapped;
 use crate::layers::{self, Layer};
 use crate::moments;
@@ -138,6 +138,7 @@ impl Plan {
             seen: HashSet::new(),
             first: true,
             few: elements(model) / FEW,
+            pruned: is_pruned(model),
         };
         let mut targets = Vec::new();
         let mut failed = None;
@@ -187,6 +188,20 @@ fn elements(model: &Model) -> usize {
     sum
 }
 
+/// Whether at least a quarter of the floating-point elements of matrices and kernels are zero.
+fn is_pruned(model: &Model) -> bool {
+    let (mut zeros, mut all) = (0usize, 0usize);
+    model.for_each_graph(&mut |graph| {
+        let tensors = graph.initializers().filter_map(|v| graph.tensor(v));
+        for t in tensors.filter(|t| t.dtype().is_float() && t.rank() > 1) {
+            let elements = t.to_f64s().unwrap_or_default();
+            zeros += elements.iter().filter(|x| **x == 0.0).count();
+            all += elements.len();
+        }
+    });
+    zeros > 0 && zeros >= all / 4
+}
+
 struct Planner<'a> {
     options: &'a OptionSet<Options>,
     shapes: Arc<Shapes>,
@@ -195,9 +210,20 @@ struct Planner<'a> {
     first: bool,
     /// So many elements are few among all weights.
     few: usize,
+    /// Many weights are zero.
+    pruned: bool,
 }
 
 impl Planner<'_> {
+    /// What compressed bits count.
+    fn entropy(&self, options: &Options) -> f64 {
+        match options.entropy {
+            Entropy::Weight(weight) => weight,
+            Entropy::Auto(_) if self.pruned => super::THRIFTY,
+            Entropy::Auto(_) => 0.0,
+        }
+    }
+
     /// The weights of one operator.
     fn targets(&mut self, graph: &Graph, op: OpId, cx: &mut PassContext<'_>) -> Vec<Target> {
         let o = graph.op(op);
@@ -209,6 +235,9 @@ impl Planner<'_> {
         let mut out = Vec::new();
         if o.is("Gather") {
             out.extend(self.embedding(graph, op, options, cx));
+        }
+        if o.is("Add") {
+            out.extend(self.added(graph, op, options, cx));
         }
         let layers = layers::layers_of(graph, op);
         self.remark_on_others(graph, op, &layers, cx);
@@ -268,7 +297,7 @@ impl Planner<'_> {
         };
         let group = match options.group {
             Group::All(_) => order.channels(),
-            Group::Channels(n) => n.get().min(order.channels()),
+            Group::Channels(n) => widened(n.get(), bits, &order),
         };
         let tensor = graph.tensor(layer.weight)?.clone();
         let target = Target {
@@ -279,6 +308,7 @@ impl Planner<'_> {
                 group: group.max(1),
                 keep_zeros: options.keep_zeros,
                 scales: with_scales(options, tensor.dtype(), bits, order.width(), depthwise),
+                entropy: self.entropy(options),
             },
             tensor,
             layer: Some(layer),
@@ -341,10 +371,63 @@ impl Planner<'_> {
                 bits,
                 group,
                 keep_zeros: options.keep_zeros,
-                scales: with_scales(options, table.dtype(), bits, order.width(), false),
+                scales: with_scales(options, table.dtype(), bits, order.width() / 4, false),
+                entropy: self.entropy(options),
             },
             order,
             form,
+            centroids: options.centroids,
+            coded: None,
+            sqnr: None,
+            unsolvable: false,
+        };
+        self.checked(graph, target, options, cx)
+    }
+
+    /// The table that an Add adds to an activation: embeddings of positions. Their errors reach
+    /// everything that follows, so they are as sensitive as the first convolution.
+    fn added(
+        &mut self,
+        graph: &Graph,
+        op: OpId,
+        options: &Options,
+        cx: &mut PassContext<'_>,
+    ) -> Option<Target> {
+        let o = graph.op(op);
+        let (a, b) = (o.input(0)?, o.input(1)?);
+        let weight = match (graph.tensor(a), graph.tensor(b)) {
+            (Some(_), None) => a,
+            (None, Some(_)) => b,
+            _ => return None,
+        };
+        let table = graph.tensor(weight).filter(|t| t.dtype().is_float())?;
+        let wide = table.dims().iter().filter(|&&d| d > 1).count() > 1;
+        let added = |op: OpId| graph.op(op).is("Add");
+        let alone = graph.value(weight).uses().iter().all(|u| added(u.op));
+        let fits = wide && alone && table.len() >= options.min_elements;
+        if !fits || graph.value(weight).is_input() || !self.seen.insert(weight) {
+            return None;
+        }
+        let width = *table.dims().last()?;
+        let order = Order::rows(table.len() / width.max(1), width);
+        let entropy = self.entropy(options);
+        // Large codebooks hardly compress.
+        let most = if entropy > 0.0 { 6 } else { 8 };
+        let target = Target {
+            op,
+            weight,
+            tensor: table.clone(),
+            layer: None,
+            lookups: Vec::new(),
+            settings: Settings {
+                bits: options.bits.max(options.sensitive_bits.min(most)),
+                group: order.channels(),
+                keep_zeros: options.keep_zeros,
+                scales: false,
+                entropy,
+            },
+            order,
+            form: options.form,
             centroids: options.centroids,
             coded: None,
             sqnr: None,
@@ -407,7 +490,20 @@ fn table_of(graph: &Graph, op: OpId) -> Option<&Tensor> {
     (rows && tensor.dtype().is_float()).then_some(tensor)
 }
 
-/// Whether channels get scales. A scale may take a sixteenth of what the codes take, or a quarter for
+/// How many channels share a codebook when `wanted` shall: twice, four times, ... as many where
+/// codebooks would take more than half of what codes take.
+fn widened(wanted: usize, bits: u32, order: &Order) -> usize {
+    let book = 32 << bits;
+    let codes = |group: usize| (group.saturating_mul(order.width())).saturating_mul(bits as usize);
+    let mut group = wanted;
+    while group < order.channels() && codes(group) < 2 * book {
+        group = group.saturating_mul(2);
+    }
+    group.min(order.channels())
+}
+
+/// Whether channels get scales; rows of embeddings, whose scales are never stored as codes, only
+/// where they are four times as long. A scale may take a sixteenth of what the codes take, or a quarter for
 /// short channels at few bits; depthwise convolutions, whose channels have little in common, always
 /// need them.
 fn with_scales(options: &Options, dtype: DType, bits: u32, width: usize, depthwise: bool) -> bool {

@@ -4,7 +4,8 @@
 //! Weights are coded input by input, and what rounding one of them does to the outputs is made up
 //! for by those still to come (Frantar et al., "GPTQ", 2023; the idea is from Hassibi and Stork,
 //! "Second order derivatives for network pruning", 1992). Then, the codes fixed, scales and
-//! centroids are fitted by least squares, and the codes are found once more. The target is not
+//! centroids are fitted by least squares, and codes are changed one at a time (Behdin et al.,
+//! "QuantEase", 2023), in turns. The target is not
 //! the old weight: it is the weight that gives the old outputs from the inputs that the
 //! layer gets now, from layers clustered before it.
 
@@ -13,7 +14,7 @@ use faer::{Mat, MatRef, Side};
 use paring_ir::{DType, PassError, Tensor};
 use rayon::prelude::*;
 
-use super::fit::{self, Coded, Importance, Lookup, Order, Settings};
+use super::fit::{self, Chooser, Coded, Importance, Order, Settings};
 use crate::layers::Layer;
 use crate::moments::Moments;
 use crate::solve::{Refit, damped, mean_diagonal, ridge_solve};
@@ -31,8 +32,15 @@ const ROWS: usize = 64;
 /// Multiply-adds of one fit of centroids; beyond, it looks at rows spread evenly over the layer.
 const FIT_WORK: usize = 1 << 31;
 
-/// Rounds of coding; each starts from the centroids that the one before fitted.
-const ROUNDS: usize = 2;
+/// Rounds of fitting scales and centroids to the codes, and of finding better codes for them.
+const ROUNDS: usize = 3;
+
+/// What a bit counts in mean squared errors once centroids are where they compress well: with fine
+/// codes a bit more leaves a quarter of the error, so the slope is `2 ln 2` errors for each bit.
+const SLOPE: f64 = 1.4;
+
+/// Passes over all inputs that look for better codes, one at a time.
+const SWEEPS: usize = 2;
 
 /// A layer to recover.
 pub(super) struct Task<'a> {
@@ -80,23 +88,42 @@ pub(super) fn recover(task: &Task<'_>) -> Result<Option<Recovered>, PassError> {
         return Ok(None);
     };
     let work = Work::new(task, &blocks);
-    let mut best: Option<(f64, Coded)> = None;
+    let mut coded = work.start()?;
+    let bits = (task.settings.entropy > 0.0).then(|| coded.bits_of_codes());
+    coded.codes = work.code(&coded, None, 0.0);
+    let free = work.layer_len() - work.zeros.iter().filter(|z| **z).count();
+    let first = work.error(&coded);
+    let price = match bits {
+        Some(_) => SLOPE * first / free.max(1) as f64,
+        None => 0.0,
+    };
+    let mut best: Option<(f64, f64, Coded)> = None;
     let mut keep = |coded: Coded| {
         let error = work.error(&coded);
-        if best.as_ref().is_none_or(|(least, _)| error < *least) {
-            best = Some((error, coded));
+        if error > fit::MOST_LOST * first.max(f64::MIN_POSITIVE) {
+            return;
+        }
+        let cost = match price > 0.0 {
+            true => error + price * coded.total_bits(),
+            false => error,
+        };
+        if best.as_ref().is_none_or(|(least, ..)| cost < *least) {
+            best = Some((cost, error, coded));
         }
     };
-    let mut coded = work.start()?;
-    for _ in 0..ROUNDS {
-        coded.codes = work.code(&coded);
+    keep(coded.clone().rounded());
+    if bits.is_some() {
+        coded.codes = work.code(&coded, bits.as_deref(), price);
         keep(coded.clone().rounded());
+    }
+    for _ in 0..ROUNDS {
         work.fit_scales(&mut coded);
         work.fit_books(&mut coded);
         work.fit_scales(&mut coded);
+        work.improve(&mut coded, price);
         keep(coded.clone().rounded());
     }
-    let Some((error, coded)) = best else {
+    let Some((_, error, coded)) = best else {
         return Ok(None);
     };
     Ok(Some(finish(task, &work, &reference, coded, error)))
@@ -167,6 +194,13 @@ fn block(task: &Task<'_>, reference: &[Mat<f64>], b: usize) -> Option<Block> {
         sequence,
         factor,
     })
+}
+
+/// What chooses codes out of each codebook.
+fn choosers<'a>(coded: &'a Coded, bits: Option<&'a [Vec<f64>]>) -> Vec<Chooser<'a>> {
+    let bits = |g: usize| bits.and_then(|all| all.get(g)).map(Vec::as_slice);
+    let books = coded.books.iter().enumerate();
+    books.map(|(g, b)| Chooser::new(b, bits(g))).collect()
 }
 
 /// A layer's blocks, and how its rows and columns belong to channels.
@@ -248,6 +282,10 @@ impl<'a> Work<'a> {
         )
     }
 
+    fn layer_len(&self) -> usize {
+        self.task.layer.len()
+    }
+
     fn dtype(&self) -> DType {
         self.task.target.dtype()
     }
@@ -261,9 +299,9 @@ impl<'a> Work<'a> {
         made.iter().zip(self.blocks).map(one).sum()
     }
 
-    /// Codes the weights input by input.
-    fn code(&self, coded: &Coded) -> Vec<u8> {
-        let lookups: Vec<Lookup> = coded.books.iter().map(|b| Lookup::new(b)).collect();
+    /// Codes the weights input by input; with `bits`, what codes take counts at a price.
+    fn code(&self, coded: &Coded, bits: Option<&[Vec<f64>]>, price: f64) -> Vec<u8> {
+        let choosers = choosers(coded, bits);
         let rows = self.task.layer.rows;
         let chunks: Vec<(usize, usize)> = (0..self.blocks.len())
             .flat_map(|b| (0..rows).step_by(ROWS).map(move |row| (b, row)))
@@ -272,7 +310,7 @@ impl<'a> Work<'a> {
             .into_par_iter()
             .map(|(b, row)| {
                 let rows = row..(row + ROWS).min(rows);
-                self.code_rows(coded, &lookups, b, rows)
+                self.code_rows(coded, &choosers, b, rows, price)
             })
             .collect();
         let mut codes = vec![0u8; self.task.layer.len()];
@@ -286,9 +324,10 @@ impl<'a> Work<'a> {
     fn code_rows(
         &self,
         coded: &Coded,
-        lookups: &[Lookup],
+        choosers: &[Chooser<'_>],
         b: usize,
         rows: std::ops::Range<usize>,
+        price: f64,
     ) -> Vec<(usize, u8)> {
         let block = &self.blocks[b];
         let (n, count) = (self.task.layer.cols, rows.len());
@@ -307,8 +346,11 @@ impl<'a> Work<'a> {
                     let (book, scale) = (&coded.books[group], coded.scale(c));
                     let x = left[(r, i)];
                     let code = match self.is_zero(at) {
-                        true => lookups[group].nearest(0.0),
-                        false => lookups[group].nearest(x / scale),
+                        true => choosers[group].nearest(0.0),
+                        false => {
+                            let unit = scale / pivot;
+                            choosers[group].cheapest(x / scale, price / (unit * unit))
+                        }
                     };
                     errors[(r, i - start)] = (x - book[usize::from(code)] * scale) / pivot;
                     out.push((at, code));
@@ -328,6 +370,81 @@ impl<'a> Work<'a> {
             rest -= passed;
         }
         out
+    }
+
+    /// Changes codes one at a time where that makes the error of the outputs less, counting what
+    /// the codes take after compression at a price for each bit.
+    fn improve(&self, coded: &mut Coded, price: f64) {
+        let bits = (price > 0.0).then(|| coded.bits_of_codes());
+        let choosers = choosers(coded, bits.as_deref());
+        let rows = self.task.layer.rows;
+        let chunks: Vec<(usize, usize)> = (0..self.blocks.len())
+            .flat_map(|b| (0..rows).step_by(ROWS).map(move |row| (b, row)))
+            .collect();
+        let changed: Vec<Vec<(usize, u8)>> = chunks
+            .into_par_iter()
+            .map(|(b, row)| {
+                let rows = row..(row + ROWS).min(rows);
+                self.improve_rows(coded, &choosers, b, rows, price)
+            })
+            .collect();
+        for (at, code) in changed.into_iter().flatten() {
+            coded.codes[at] = code;
+        }
+    }
+
+    /// Better codes for some rows of a block: each with its place by channel.
+    fn improve_rows(
+        &self,
+        coded: &Coded,
+        choosers: &[Chooser<'_>],
+        b: usize,
+        rows: std::ops::Range<usize>,
+        price: f64,
+    ) -> Vec<(usize, u8)> {
+        let (block, n) = (&self.blocks[b], self.task.layer.cols);
+        // What stands where: places by channel, and codes.
+        let mut all: Vec<(usize, u8)> = (rows.clone())
+            .flat_map(|row| (0..n).map(move |i| (row, i)))
+            .map(|(row, i)| {
+                let (c, e) = self.place(b, row, i);
+                let at = c * self.width + e;
+                (at, coded.codes[at])
+            })
+            .collect();
+        let value = |(at, code): (usize, u8)| {
+            let c = at / self.width;
+            coded.books[c / coded.group][usize::from(code)] * coded.scale(c)
+        };
+        let off = Mat::from_fn(n, rows.len(), |i, r| {
+            value(all[r * n + i]) - block.target[(rows.start + r, i)]
+        });
+        // The slope of the error by each weight, a column for each row.
+        let mut slopes = &block.gram * off;
+        for _ in 0..SWEEPS {
+            for (r, row) in all.chunks_mut(n.max(1)).enumerate() {
+                for &i in &block.sequence {
+                    let (at, old) = row[i];
+                    if self.is_zero(at) {
+                        continue;
+                    }
+                    let (c, steep) = (at / self.width, block.gram[(i, i)]);
+                    let scale = coded.scale(c);
+                    let wanted = (value(row[i]) - slopes[(i, r)] / steep) / scale;
+                    let chooser = &choosers[c / coded.group];
+                    let code = chooser.cheapest(wanted, price / (steep * scale * scale));
+                    if code == old {
+                        continue;
+                    }
+                    let step = value((at, code)) - value((at, old));
+                    for (slope, g) in slopes.col_mut(r).iter_mut().zip(block.gram.col(i).iter()) {
+                        *slope += step * g;
+                    }
+                    row[i].1 = code;
+                }
+            }
+        }
+        all
     }
 
     /// Scales that fit best with these codes and centroids.
@@ -365,30 +482,12 @@ impl<'a> Work<'a> {
     /// Centroids that fit best with these codes and scales; those of zero stay.
     fn fit_books(&self, coded: &mut Coded) {
         let groups: Vec<usize> = (0..coded.books.len()).collect();
-        let fitted: Vec<(Vec<f64>, Vec<usize>)> = groups
-            .into_par_iter()
-            .map(|g| {
-                let book = self
-                    .fit_book(coded, g)
-                    .unwrap_or_else(|| coded.books[g].clone());
-                let mut order: Vec<usize> = (0..book.len()).collect();
-                order.sort_by(|&i, &j| book[i].total_cmp(&book[j]));
-                let sorted = order.iter().map(|&i| book[i]).collect();
-                let mut places = vec![0; book.len()];
-                order
-                    .iter()
-                    .enumerate()
-                    .for_each(|(new, &old)| places[old] = new);
-                (sorted, places)
-            })
-            .collect();
-        let group_len = (self.width * coded.group).max(1);
-        for (codes, (_, places)) in coded.codes.chunks_mut(group_len).zip(&fitted) {
-            for code in codes {
-                *code = u8::try_from(places[usize::from(*code)]).unwrap_or(u8::MAX);
-            }
-        }
-        coded.books = fitted.into_iter().map(|(book, _)| book).collect();
+        let fitted = groups.into_par_iter().map(|g| {
+            let fitted = self.fit_book(coded, g);
+            fitted.unwrap_or_else(|| coded.books[g].clone())
+        });
+        coded.books = fitted.collect();
+        coded.sort();
     }
 
     fn fit_book(&self, coded: &Coded, group: usize) -> Option<Vec<f64>> {

@@ -58,6 +58,8 @@ pub(super) struct Store<'g> {
     hint: String,
     /// Whether centroids are stored as integers of 8 bits.
     steps: bool,
+    /// The scales of channels.
+    pub(super) scales: Vec<ValueId>,
 }
 
 /// A part of a weight that is expanded by itself: whole groups, or a stretch of one group.
@@ -74,6 +76,7 @@ impl<'g> Store<'g> {
             anchor,
             hint: String::new(),
             steps: false,
+            scales: Vec::new(),
         }
     }
 
@@ -85,23 +88,28 @@ impl<'g> Store<'g> {
     /// The next weight: beside which operator it is expanded, and what it is called.
     pub(super) fn turn_to(&mut self, anchor: OpId, hint: &str) {
         self.anchor = anchor;
+        self.hint(hint);
+    }
+
+    /// What the next values are called after.
+    pub(super) fn hint(&mut self, hint: &str) {
         hint.clone_into(&mut self.hint);
     }
 
-    fn op(&mut self, new: NewOp, what: &str) -> Result<ValueId, PassError> {
+    pub(super) fn op(&mut self, new: NewOp, what: &str) -> Result<ValueId, PassError> {
         let new = new.output(format!("{}_{what}", self.hint));
         let op = self.graph.add_op(new.from([self.anchor]))?;
         let made = self.graph.op(op).output(0);
         made.ok_or_else(|| PassError::Bug("an operator has no output".to_owned()))
     }
 
-    fn own(&mut self, what: &str, tensor: Tensor) -> Result<ValueId, PassError> {
+    pub(super) fn own(&mut self, what: &str, tensor: Tensor) -> Result<ValueId, PassError> {
         let name = format!("{}_{what}", self.hint);
         Ok(self.graph.add_constant(&name, tensor)?)
     }
 
     /// A constant that other weights may need too.
-    fn common(&mut self, what: &str, tensor: Tensor) -> Result<ValueId, PassError> {
+    pub(super) fn common(&mut self, what: &str, tensor: Tensor) -> Result<ValueId, PassError> {
         if let Some((_, v)) = self.shared.iter().find(|(t, _)| *t == tensor) {
             return Ok(*v);
         }
@@ -110,12 +118,17 @@ impl<'g> Store<'g> {
         Ok(v)
     }
 
-    fn cast(&mut self, v: ValueId) -> Result<ValueId, PassError> {
+    pub(super) fn cast(&mut self, v: ValueId) -> Result<ValueId, PassError> {
         let to = AttrValue::Int(i64::from(DType::I32.to_onnx()));
         self.op(NewOp::new("Cast").input(v).attr("to", to), "index")
     }
 
-    fn gather(&mut self, data: ValueId, at: ValueId, what: &str) -> Result<ValueId, PassError> {
+    pub(super) fn gather(
+        &mut self,
+        data: ValueId,
+        at: ValueId,
+        what: &str,
+    ) -> Result<ValueId, PassError> {
         self.op(NewOp::new("Gather").input(data).input(at), what)
     }
 
@@ -443,6 +456,7 @@ impl<'g> Store<'g> {
         dims: &[usize],
     ) -> Result<ValueId, PassError> {
         let scales = self.own("scales", tensor(dtype, dims, scales)?)?;
+        self.scales.push(scales);
         self.op(NewOp::new("Mul").input(v).input(scales), "scaled")
     }
 
@@ -672,7 +686,7 @@ pub(super) fn tensor(dtype: DType, dims: &[usize], values: &[f64]) -> Result<Ten
     crate::linear::narrowed(dtype, dims, values).map_err(|r| PassError::Bug(r.message))
 }
 
-fn signed(n: usize) -> Result<i64, PassError> {
+pub(super) fn signed(n: usize) -> Result<i64, PassError> {
     i64::try_from(n).map_err(|_| PassError::Bug("a size exceeds an int64".to_owned()))
 }
 

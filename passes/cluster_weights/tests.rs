@@ -248,7 +248,7 @@ fn only_the_used_rows_of_an_embedding_are_expanded() {
         let given = |form: &str| options(json!({"bits": bits, "form": form}));
         let (made, remarks) = run::<ClusterWeights>(None, &given("table"), model);
         assert_eq!(remarks.applied["clustered"], 1);
-        let snapped = json!({"bits": bits, "form": "snap", "scales": if bits < 8 { "channels" } else { "none" }});
+        let snapped = json!({"bits": bits, "form": "snap", "scales": "none"});
         let (snap, _) = run::<ClusterWeights>(None, &options(snapped), model);
         let indices = Tensor::from_vec([2, 3], vec![7i64, 0, 49, 7, 1, 2]).unwrap();
         let y = |m: &Model| value(&m.graph, m.graph.outputs()[0], Some(&indices));
@@ -290,7 +290,11 @@ fn zeros_survive() {
     let before = weight(&pruned, "MatMul", 1);
     let text = paring_ir::text::print_model(&pruned, &paring_ir::text::PrintOptions::full());
     for group in [json!("tensor"), json!(5)] {
-        let (made, _) = run::<ClusterWeights>(None, &options(json!({"group": group})), &text);
+        let (made, _) = run::<ClusterWeights>(
+            None,
+            &options(json!({"group": group, "entropy": 0.0})),
+            &text,
+        );
         let after = weight(&made, "MatMul", 1);
         let pairs = before
             .to_f64s()
@@ -489,4 +493,101 @@ fn what_only_looks_alike_is_folded_and_free() {
         }"#;
     let found = crate::clustered::Expansions::of(&parse(model).graph).unwrap();
     assert!(parse(model).graph.ops().all(|op| !found.contains(op)));
+}
+
+/// The sum of squared differences over the sum of squares.
+fn off(found: &Tensor, original: &Tensor) -> f64 {
+    let (a, b) = (found.to_f64s().unwrap(), original.to_f64s().unwrap());
+    assert_eq!(found.dims(), original.dims());
+    let error: f64 = a.iter().zip(&b).map(|(a, b)| (a - b) * (a - b)).sum();
+    error / b.iter().map(|b| b * b).sum::<f64>()
+}
+
+#[test]
+fn biases_and_scales_are_stored_together() {
+    let weights: String = (0..12)
+        .map(|i| {
+            format!(
+                ", float[64,64] w{i} = random({i}), float[64] b{i} = random({})",
+                i + 50
+            )
+        })
+        .collect();
+    let ops: String = (0..12)
+        .map(|i| format!("m{i} = MatMul (h{i}, w{i}) h{} = Add (m{i}, b{i})\n", i + 1))
+        .collect();
+    let model = format!(
+        r#"<opset_import: ["": 18]> g (float[1,64] h0) => (float[1,64] y)
+            <float[64] other = random(99){weights}> {{ {ops} y = Mul (h12, other) }}"#
+    );
+    let (made, _) = run::<ClusterWeights>(None, &options(json!({})), &model);
+    let original = parse(&model);
+    let (graph, before) = (&made.graph, &original.graph);
+    for i in 0..12 {
+        let of = |g: &Graph| value(g, g.find_value(&format!("b{i}")).unwrap(), None);
+        assert!(
+            graph
+                .tensor(graph.find_value(&format!("b{i}")).unwrap())
+                .is_none()
+        );
+        assert!(off(&of(graph), &of(before)) < 1e-4);
+    }
+    // What computes something stays, and so does all when nobody asked.
+    assert!(graph.tensor(graph.find_value("other").unwrap()).is_some());
+    let (plain, _) = run::<ClusterWeights>(None, &options(json!({"vectors": false})), &model);
+    let kept = plain.graph.find_value("b0").unwrap();
+    assert!(plain.graph.tensor(kept).is_some());
+    // None of it is computed ahead again.
+    let full = paring_ir::text::PrintOptions::full();
+    unchanged::<FoldConstants>("{}", &paring_ir::text::print_model(&made, &full));
+}
+
+#[test]
+fn tables_that_are_added_get_eight_bits() {
+    let model = r#"<opset_import: ["": 18]> g (float[1,40,64] x) => (float[1,40,64] y)
+        <float[1,40,64] p = random(1)> { y = Add (x, p) }"#;
+    let (made, remarks) = run::<ClusterWeights>(None, "{}", model);
+    assert!(remarks.kept[0].message.starts_with("256 clusters"));
+    let (found, original) = (weight(&made, "Add", 1), weight(&parse(model), "Add", 1));
+    assert!(off(&found, &original) < 1e-4);
+    unchanged::<ClusterWeights>("{}", &model.replace("Add", "Mul"));
+}
+
+#[test]
+fn codes_of_pruned_weights_compress() {
+    let model = MATMUL
+        .replace("60,35", "200,90")
+        .replace("1,60", "1,200")
+        .replace("1,35", "1,90");
+    let (pruned, _) = run::<PruneWeights>(None, r#"{"sparsity": 0.5}"#, &model);
+    let full = paring_ir::text::PrintOptions::full();
+    let text = paring_ir::text::print_model(&pruned, &full);
+    let made = |entropy: Json| {
+        let given = options(json!({"entropy": entropy, "form": "snap", "scales": "none"}));
+        run::<ClusterWeights>(None, &given, &text).0
+    };
+    // The entropy of the values, in bits, and what is lost.
+    let found = |m: &Model| {
+        let w = weight(m, "MatMul", 1);
+        let mut uses = std::collections::BTreeMap::new();
+        for x in w.to_f64s().unwrap() {
+            *uses.entry(x.to_bits()).or_insert(0.0f64) += 1.0;
+        }
+        let all = w.len() as f64;
+        let bits: f64 = uses.values().map(|n| n / all * (all / n).log2()).sum();
+        (bits, off(&w, &weight(&pruned, "MatMul", 1)))
+    };
+    let (plain, thrifty) = (found(&made(json!(0.0))), found(&made(json!(6.0))));
+    assert!(thrifty.0 < 0.9 * plain.0, "{thrifty:?} and {plain:?}");
+    assert!(thrifty.1 < 6.5 * plain.1, "{thrifty:?} and {plain:?}");
+    // It is what pruned weights get by themselves.
+    assert_eq!(found(&made(json!("auto"))), thrifty);
+}
+
+#[test]
+fn groups_are_widened_until_codebooks_are_small() {
+    let (_, remarks) = run::<ClusterWeights>(None, &options(json!({"group": 1})), MATMUL);
+    // A codebook of 64 bytes for each 8 channels of 30 bytes, not for each one.
+    let said = &remarks.kept[0].message;
+    assert!(said.contains("in each of 5 codebooks"), "{said}");
 }
