@@ -186,10 +186,10 @@ def judge_plain(args, model: pathlib.Path, folder: pathlib.Path) -> list[str]:
 def same_in_ort(model: pathlib.Path, out: pathlib.Path) -> float:
     """SQNR of the outputs on seeded inputs."""
     a, b = session(model), session(out)
-    fed = conformance.make_inputs(a, 0, 1, SHAPES.get(model.stem, {}))
-    runs = [s.run(None, fed) for s in (a, b)]
-    noise = sum(float(np.sum((x.astype(np.float64) - y) ** 2)) for x, y in zip(*runs))
-    signal = sum(float(np.sum(x.astype(np.float64) ** 2)) for x in runs[0])
+    fed, before = conformance.run_at_some_size(a, 0, 1, SHAPES.get(model.stem, {}))
+    pairs = list(zip(before, b.run(None, fed)))
+    noise = sum(float(np.sum((x.astype(np.float64) - y) ** 2)) for x, y in pairs)
+    signal = sum(float(np.sum(x.astype(np.float64) ** 2)) for x in before)
     return 10 * np.log10(signal / noise) if noise else 300.0
 
 
