@@ -89,7 +89,7 @@ pub struct Options {
     /// How codes are stored.
     pub form: Form,
     /// What a bit that a code takes after compression counts, in mean squared errors of rounding:
-    /// 0 takes the codes with the least error; 6 makes up to six times the error, below what
+    /// 0 takes the codes with the least error; 8 makes up to six times the error, below what
     /// pruning at 70 % has made, for codes that take about a bit less each.
     pub entropy: Entropy,
     /// Biases, scales and the parameters of normalizations are stored as codes of eight bits,
@@ -195,7 +195,7 @@ pub enum Entropy {
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum Auto {
-    /// 6 where at least a quarter of all weights are zero, since who prunes wants files that
+    /// 8 where at least a quarter of all weights are zero, since who prunes wants files that
     /// compress well; else 0.
     Auto,
 }
@@ -241,7 +241,7 @@ impl Default for Options {
 }
 
 /// What bits count in pruned networks.
-const THRIFTY: f64 = 6.0;
+const THRIFTY: f64 = 8.0;
 
 /// Moments of more bytes are not collected at once.
 const MAX_MOMENTS: usize = 1 << 30;
