@@ -172,7 +172,7 @@ fn quantized(options: &str, before: &str, samples: Vec<Vec<Tensor>>) -> Model {
     model
 }
 
-const PLAIN: &str = r#"{"min-elements": 1, "rounding": "nearest", "correct-bias": false, "equalize": false, "calibration": "min-max"}"#;
+const PLAIN: &str = r#"{"min-elements": 1, "rounding": "nearest", "correct-bias": false, "equalize": false, "reduce-range": false, "calibration": "min-max"}"#;
 
 #[test]
 fn a_gemm_with_its_bias() {
