@@ -50,6 +50,9 @@ struct Letter<const C: char> {
     options: OptionSet<Options>,
 }
 
+const HIDES_N: &[Conflict] = &[Conflict::new("p", "it would hide n")];
+const COUNTS_N: &[Conflict] = &[Conflict::new("n", "it would count n")];
+
 const fn info(c: char) -> PassInfo {
     match c {
         'a' => PassInfo::new("a", "Append a", Effect::Exact),
@@ -59,10 +62,8 @@ const fn info(c: char) -> PassInfo {
         'e' => PassInfo::new("e", "Append e", Effect::Exact),
         'l' => PassInfo::new("l", "Lose a little", Effect::Lossy),
         'm' => PassInfo::new("m", "Lose more", Effect::Lossy).runs_first(&["a"]),
-        'n' => PassInfo::new("n", "Append n", Effect::Lossy)
-            .never_before(&[Conflict::new("p", "it would hide n")]),
-        'o' => PassInfo::new("o", "Append o", Effect::Lossy)
-            .never_after(&[Conflict::new("n", "it would count n")]),
+        'n' => PassInfo::new("n", "Append n", Effect::Lossy).never_before(HIDES_N),
+        'o' => PassInfo::new("o", "Append o", Effect::Lossy).never_after(COUNTS_N),
         'p' => PassInfo::new("p", "Append p", Effect::Lossy),
         'X' => PassInfo::new("X", "Change the outputs", Effect::Exact),
         'P' => PassInfo::new("P", "Panic", Effect::Exact),
