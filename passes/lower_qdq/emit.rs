@@ -51,8 +51,8 @@ pub(super) fn emit(
         let form = flow.forms.get(i).copied().unwrap_or(Form::Float);
         let ready = ready.get(i).and_then(Option::as_ref);
         match (form, ready) {
-            (Form::Bytes, Some(ready)) => emitter.to_bytes(i, layer, ready)?,
-            (Form::Floats, Some(ready)) => emitter.to_floats(i, layer, ready)?,
+            (Form::Bytes, Some(ready)) => emitter.emit_bytes(i, layer, ready)?,
+            (Form::Floats, Some(ready)) => emitter.emit_floats(i, layer, ready)?,
             _ => {
                 let parts = layer.parts.iter().map(|&op| (op, Made::Layer(i)));
                 emitter.made.extend(parts);
@@ -60,7 +60,7 @@ pub(super) fn emit(
         }
     }
     for &v in &found.order {
-        emitter.to_readers(v)?;
+        emitter.feed_readers(v)?;
     }
     let made = emitter.made;
     remove_unused(&mut model.graph)?;
@@ -207,7 +207,7 @@ impl Emitter<'_> {
     }
 
     /// From bytes to bytes.
-    fn to_bytes(&mut self, i: usize, layer: &Layer, ready: &Ready) -> Result<(), PassError> {
+    fn emit_bytes(&mut self, i: usize, layer: &Layer, ready: &Ready) -> Result<(), PassError> {
         let Some(output) = layer.output else {
             return Err(PassError::Bug("a layer makes no bytes".to_owned()));
         };
@@ -284,7 +284,7 @@ impl Emitter<'_> {
     }
 
     /// From bytes to floats.
-    fn to_floats(&mut self, i: usize, layer: &Layer, ready: &Ready) -> Result<(), PassError> {
+    fn emit_floats(&mut self, i: usize, layer: &Layer, ready: &Ready) -> Result<(), PassError> {
         let x = self.bytes(layer.input)?;
         let (_, xz) = self.params(layer.input)?;
         let scale = self.about(layer.input)?.1.scale;
@@ -320,7 +320,7 @@ impl Emitter<'_> {
     }
 
     /// Gives floats to what took dequantized values.
-    fn to_readers(&mut self, v: ValueId) -> Result<(), PassError> {
+    fn feed_readers(&mut self, v: ValueId) -> Result<(), PassError> {
         let bytes = &self.found.bytes[&v];
         let outputs: Vec<(OpId, ValueId)> = bytes
             .readers

@@ -98,13 +98,16 @@ fn zeros_that_the_engine_does_not_skip_are_said_to_gain_no_latency() {
     assert_eq!(said, high > 0.95, "{report:#}");
 }
 
+/// A weight that takes channels, the axis on which it does, and where it takes the channel of a number.
+type Taken = (&'static str, usize, fn(usize) -> usize);
+
 /// A network, and where channels must go: the weights that make them (with the axis), and those
 /// that take them, with the index there of channel `i`.
 struct Case {
     text: &'static str,
     channels: usize,
     made_by: &'static [(&'static str, usize)],
-    taken_by: &'static [(&'static str, usize, fn(usize) -> usize)],
+    taken_by: &'static [Taken],
 }
 
 const CASES: [Case; 5] = [
