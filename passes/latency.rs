@@ -82,3 +82,63 @@ pub(crate) fn fastest(
     }
     Ok(best)
 }
+
+/// The lowest level from 0 to 1 at which `fits` holds, which is halved in on in so many steps;
+/// `None` when it does not even hold at 1.
+pub(crate) fn lowest<E>(
+    steps: usize,
+    mut fits: impl FnMut(f64) -> Result<bool, E>,
+) -> Result<Option<f64>, E> {
+    if !fits(1.0)? {
+        return Ok(None);
+    }
+    let (mut low, mut high) = (0.0, 1.0);
+    for _ in 0..steps {
+        let middle = (low + high) / 2.0;
+        if fits(middle)? {
+            high = middle;
+        } else {
+            low = middle;
+        }
+    }
+    Ok(Some(high))
+}
+
+/// Measurements for a budget of latency, after the one that shows what can be reached at all.
+const STEPS: usize = 6;
+
+/// The lowest level from 0 to 1 at which a model as `edited` to that level takes at most a share
+/// of the time that it takes now, as measured in turn with it. `remedy` is what helps when no
+/// level does.
+pub(crate) fn lowest_level(
+    model: &Model,
+    share: f64,
+    remedy: &str,
+    cx: &PassContext<'_>,
+    mut edited: impl FnMut(f64) -> Result<Option<Model>, PassError>,
+) -> Result<f64, PassError> {
+    const WHAT: &str = "a budget of latency";
+    let inputs = inputs(model, cx, WHAT)?;
+    let mut best = 1.0f64;
+    let level = lowest(STEPS, |level| {
+        cx.check_cancelled()?;
+        let Some(edited) = edited(level)? else {
+            return Ok(false);
+        };
+        let times = fastest(&[model, &edited], &inputs, cx, WHAT)?;
+        let ratio = times[1].as_secs_f64() / times[0].as_secs_f64().max(1e-9);
+        best = best.min(ratio);
+        Ok::<bool, PassError>(ratio <= share)
+    })?;
+    level.ok_or_else(|| PassError::Precondition {
+        found: format!(
+            "the latency budget can't be met: with as much taken away as may be, {best:.2} of the time remains"
+        ),
+        remedy: remedy.to_owned(),
+    })
+}
+
+/// A share of the multiply-accumulates as a recipe states it: rounded up, to a millionth.
+pub(crate) fn stated(share: f64) -> f64 {
+    (share * 1e6).ceil() / 1e6
+}

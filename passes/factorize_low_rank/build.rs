@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use paring_ir::analysis::ModelCost;
-use paring_ir::{Changed, DType, Graph, GraphId, Model, PassContext, PassError, ValueId};
+use paring_ir::{Changed, DType, Graph, GraphId, Model, OpId, PassContext, PassError, ValueId};
 use rayon::prelude::*;
 
 use super::Options;
@@ -37,7 +37,12 @@ pub(super) fn build(
     cx: &mut PassContext<'_>,
 ) -> Result<Changed, PassError> {
     let original = model.clone();
-    let mut made = install_all(model, planned, cx)?;
+    let (mut made, left) = install_all(model, planned, cx)?;
+    model.for_each_graph(&mut |graph| {
+        for (op, why) in left.iter().filter(|(op, _)| op.graph() == graph.id()) {
+            cx.missed(graph, *op, "range", why.clone());
+        }
+    });
     if made.is_empty() {
         return Ok(Changed::No);
     }
@@ -78,12 +83,26 @@ fn message(m: &Made<'_>) -> String {
     )
 }
 
-/// The first factors of all layers.
+/// The model with the first factors of all layers, to measure what it takes.
+pub(super) fn unfitted(
+    model: &Model,
+    planned: Vec<Planned<'_>>,
+    cx: &PassContext<'_>,
+) -> Result<Model, PassError> {
+    let mut copy = model.clone();
+    install_all(&mut copy, planned, cx)?;
+    Ok(copy)
+}
+
+/// Layers with factors, and those whose factors don't fit, with the reason.
+type Installed<'o> = (Vec<Made<'o>>, Vec<(OpId, String)>);
+
+/// Puts in the first factors of all layers.
 fn install_all<'o>(
     model: &mut Model,
     planned: Vec<Planned<'o>>,
-    cx: &mut PassContext<'_>,
-) -> Result<Vec<Made<'o>>, PassError> {
+    cx: &PassContext<'_>,
+) -> Result<Installed<'o>, PassError> {
     let mut by_graph: HashMap<GraphId, Vec<Planned<'o>>> = HashMap::new();
     for p in planned {
         by_graph
@@ -91,7 +110,7 @@ fn install_all<'o>(
             .or_default()
             .push(p);
     }
-    let mut made = Vec::new();
+    let (mut made, mut left) = (Vec::new(), Vec::new());
     model.edit_graphs(&mut |graph| {
         for planned in by_graph.remove(&graph.id()).unwrap_or_default() {
             cx.check_cancelled()?;
@@ -106,12 +125,12 @@ fn install_all<'o>(
                         pair,
                     });
                 }
-                Err(why) => cx.missed(graph, layer.op, "range", why),
+                Err(why) => left.push((layer.op, why)),
             }
         }
         Ok::<(), PassError>(())
     })?;
-    Ok(made)
+    Ok((made, left))
 }
 
 type FirstFactors = (

@@ -26,8 +26,6 @@ pub(super) struct Cost {
     pub(super) bytes: f64,
     /// Multiply-accumulates of one run.
     pub(super) macs: f64,
-    /// Seconds of one run; 0 where they were not measured.
-    pub(super) seconds: f64,
 }
 
 impl Cost {
@@ -35,7 +33,6 @@ impl Cost {
         self.params += other.params;
         self.bytes += other.bytes;
         self.macs += other.macs;
-        self.seconds += other.seconds;
     }
 }
 
@@ -74,7 +71,6 @@ impl Candidate<'_> {
             params,
             bytes: params * self.element_bytes,
             macs: positions * shape.macs * rank as f64,
-            seconds: 0.0,
         }
     }
 
@@ -234,7 +230,6 @@ fn candidate<'o>(
                 .macs
                 .filter(|&m| m > 0)
                 .map_or(params, |m| m as f64),
-            seconds: 0.0,
         },
         element_bytes,
         layer,

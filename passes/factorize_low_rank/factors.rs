@@ -11,7 +11,7 @@
 //! and `V = E^T W` (the SVD whitened by a root of `G`, without the root; Wang et al.,
 //! "SVD-LLM", 2024). For [`Form::Spatial`] (Jaderberg et al., "Speeding up convolutional neural
 //! networks with low rank expansions", 2014) the same gives the first factor, and least squares
-//! the second. Against a reference network whose inputs were other ones, `W` is replaced by the
+//! the second. Of what stands between the factors, the strength is shared by both (see `balance`). Against a reference network whose inputs were other ones, `W` is replaced by the
 //! weights that predict the reference's outputs best (Zhang et al., "Accelerating very deep
 //! convolutional networks for classification and detection", 2015).
 
@@ -241,6 +241,39 @@ fn factors_of(
     (first, second)
 }
 
+/// Shares the strength of each feature between the factors: features of energy `e` are divided
+/// by the fourth root of `e`, and the second factor takes up what is lost.
+///
+/// Directions of unit length leave features whose strengths lie orders of magnitude apart, and one
+/// scale for all of them rounds the weak ones to nothing when they become bytes later. Were all
+/// equally strong, the second factor's columns would be as uneven instead. With strengths `s`, the
+/// errors of both are least together, `max(s) sum(s)`, when each takes a square root.
+fn balance(
+    mut first: Mat<f64>,
+    mut second: Mat<f64>,
+    others: usize,
+    energies: &[f64],
+) -> (Mat<f64>, Mat<f64>) {
+    let strongest = energies.iter().copied().fold(0.0, f64::max);
+    for r in 0..first.nrows() {
+        let energy = energies.get(r).copied().unwrap_or(strongest);
+        // What is far weaker than the strongest is noise, and stays small.
+        let share = energy.max(1e-8 * strongest).sqrt().sqrt();
+        if !(share.is_normal() && share > 0.0) {
+            continue;
+        }
+        for x in first.row_mut(r).iter_mut() {
+            *x /= share;
+        }
+        for at in r * others..(r + 1) * others {
+            for x in second.col_mut(at).iter_mut() {
+                *x *= share;
+            }
+        }
+    }
+    (first, second)
+}
+
 /// The energy of the outputs, and by rank what is left out when the second factor is the best
 /// for the first. One decomposition serves all ranks: the features of a rank are the first ones
 /// of every larger rank.
@@ -290,6 +323,7 @@ impl Analysis {
         for (b, (w, basis)) in self.weights.iter().zip(&basis.blocks).enumerate() {
             let (first, second) =
                 factors_of(&split, w.as_ref(), basis.vectors.as_ref(), choice.rank);
+            let (first, second) = balance(first, second, split.others, &basis.energies);
             let mean = self.means.as_ref().and_then(|m| m.get(b));
             match mean {
                 Some(mean) => {
@@ -359,6 +393,7 @@ impl Analysis {
                 1 => (first, second),
                 _ => alternate(&split, &best, &gram, first)?,
             };
+            let (first, second) = balance(first, second, split.others, &found.energies);
             let composed = split.composed(first.as_ref(), second.as_ref());
             out.bias.extend(refit.bias(&composed, moments, b));
             out.first.push(first);

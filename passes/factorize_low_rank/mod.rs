@@ -18,7 +18,7 @@
 //! which costs most networks far more accuracy.
 //!
 //! Rank is given by `ratio`, `energy`, `budget` or `rank`. `ratio` and `budget` spread it over
-//! the layers: it goes where the error falls most for its cost. A layer is factorized only where
+//! the layers: it goes where the error falls most for its cost. A budget of latency is measured. A layer is factorized only where
 //! multiply-accumulates fall.
 //!
 //! Left alone, with a remark each:
@@ -45,6 +45,7 @@ mod build;
 mod candidates;
 mod factors;
 mod impact;
+mod latency;
 mod plan;
 mod rank;
 mod rewrite;
@@ -108,11 +109,19 @@ pub struct Options {
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Budget {
     /// Multiply-accumulates.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub macs: Option<f64>,
     /// Bytes of all weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub size: Option<f64>,
+    /// The latency in the engine, measured: the result then depends on the machine. The remark
+    /// `latency` and the recipe of the report say which budget of MACs gives the same result
+    /// anywhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub latency: Option<f64>,
 }
 
 /// The form of convolutions.
@@ -189,7 +198,8 @@ impl Pass for FactorizeLowRank {
         {
             return Err(OptionError::Invalid {
                 path: "factorize-low-rank.budget".to_owned(),
-                reason: "expected macs, size, or both, as shares from 0 to 1".to_owned(),
+                reason: "expected macs, size or latency, or several, as shares from 0 to 1"
+                    .to_owned(),
             });
         }
         Ok(FactorizeLowRank { options })

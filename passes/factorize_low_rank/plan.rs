@@ -4,11 +4,11 @@ use paring_ir::analysis::ModelCost;
 use paring_ir::{Model, PassContext, PassError};
 use rayon::prelude::*;
 
-use super::Options;
 use super::candidates::{Candidate, Cost};
 use super::factors::{Analysis, analyse};
 use super::impact::impacts;
 use super::rank::{Choice, Item, Limit, by_energy, by_ratio, spend};
+use super::{Options, latency};
 use crate::moments::{Budget, Job, Moments, collect, moments_bytes, pool};
 
 /// What is kept when nothing else is asked for.
@@ -50,6 +50,14 @@ pub(super) fn plan<'o>(
         true => impacts(model, &known, total.macs, cx)?,
         false => vec![1.0; known.len()],
     };
+    let measured = match whole.budget.as_ref().and_then(|b| b.latency) {
+        Some(share) => {
+            let layers = (known.as_slice(), importance.as_slice());
+            Some(latency::as_macs(model, layers, (whole, share), total, cx)?)
+        }
+        None => None,
+    };
+    let whole = measured.as_ref().unwrap_or(whole);
     let chosen = choose(&known, &importance, whole, total)?;
     let mut out = Vec::new();
     for ((candidate, analysis), chosen) in known.into_iter().zip(chosen) {
@@ -214,7 +222,7 @@ fn shared(known: &[(&Candidate<'_>, Analysis)], whole: &Options) -> bool {
 }
 
 /// A choice for each layer, or why there is none.
-fn choose(
+pub(super) fn choose(
     known: &[(&Candidate<'_>, Analysis)],
     importance: &[f64],
     whole: &Options,
@@ -266,7 +274,11 @@ fn choose(
 
 fn said(budget: &super::Budget) -> String {
     let part = |name: &str, share: Option<f64>| share.map(|s| format!("{name} {s}"));
-    let parts = [part("macs", budget.macs), part("size", budget.size)];
+    let parts = [
+        part("macs", budget.macs),
+        part("size", budget.size),
+        part("latency", budget.latency),
+    ];
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 

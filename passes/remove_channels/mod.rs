@@ -127,7 +127,8 @@ pub struct Budget {
     #[schemars(range(min = 0.0, max = 1.0))]
     pub size: Option<f64>,
     /// The latency in the engine, measured: the result then depends on the machine. The remark
-    /// `latency` says which budget of MACs gives the same result anywhere.
+    /// `latency` and the recipe of the report say which budget of MACs gives the same result
+    /// anywhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub latency: Option<f64>,
@@ -441,11 +442,11 @@ impl RemoveChannels {
             let now = plan.cost.without(&at(level));
             Ok::<bool, PassError>(whole.budget.holds(now, full))
         };
-        let level = plan::lowest(20, fits)?;
+        let level = crate::latency::lowest(20, fits)?;
         let least = plan.cost.without(&at(1.0));
         let mut level = level.ok_or_else(|| unreachable_budget(least, full))?;
         if let Some(share) = whole.budget.latency {
-            level = latency::lowest(plan, &at, level, share, cx)?;
+            level = latency::lowest(plan, &at, level, &whole.budget, share, cx)?;
         }
         Ok(at(level))
     }

@@ -170,24 +170,3 @@ fn ranked(pool: &[&Candidate], level: f64) -> Vec<usize> {
     }
     counts
 }
-
-/// The lowest level at which `fits` holds, to within a thousandth; `None` when it does not even
-/// hold at 1.
-pub(super) fn lowest<E>(
-    steps: usize,
-    mut fits: impl FnMut(f64) -> Result<bool, E>,
-) -> Result<Option<f64>, E> {
-    if !fits(1.0)? {
-        return Ok(None);
-    }
-    let (mut low, mut high) = (0.0, 1.0);
-    for _ in 0..steps {
-        let middle = (low + high) / 2.0;
-        if fits(middle)? {
-            high = middle;
-        } else {
-            low = middle;
-        }
-    }
-    Ok(Some(high))
-}

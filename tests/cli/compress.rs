@@ -151,6 +151,38 @@ fn passes_that_would_undo_clustering_are_refused_by_name() {
 }
 
 #[test]
+fn a_budget_of_latency_is_recorded_as_one_of_macs() {
+    const WIDE: &str = r#"<ir_version: 8, opset_import: ["": 17]>
+    wide (float[1,512] x) => (float[1,64] y) <float[512,2048] v = random(1), float[2048,64] w = random(2)>
+    {
+        a = MatMul (x, v)
+        b = Relu (a)
+        y = MatMul (b, w)
+    }"#;
+    let dir = Folder::new();
+    let input = dir.model("in.onnx", WIDE);
+    for pass in ["factorize-low-rank", "remove-channels"] {
+        let (out, again) = (dir.path("out.onnx"), dir.path("again.onnx"));
+        let (report, recipe) = (dir.path("r.json"), dir.path("recipe.yaml"));
+        // What is asked for is met whatever the machine does: no slower than before.
+        let step = format!("{pass}:budget.latency=1");
+        let quiet = ["--no-time", "--no-validate", "--report", &report];
+        let args = ["optimize", &input, "-o", &out, "--pass", &step];
+        paring(&[&args[..], &quiet].concat()).exits(0);
+        let json = &read_json(&report)["recipe"];
+        let options = &json["passes"][0][pass];
+        let macs = options["budget"]["macs"].as_f64().unwrap();
+        assert!(macs > 0.0 && macs <= 1.0, "{json}");
+        assert!(options["budget"].get("latency").is_none(), "{json}");
+        std::fs::write(&recipe, json.to_string()).unwrap();
+        let args = ["optimize", &input, "-o", &again, "--recipe", &recipe];
+        paring(&[&args[..], &quiet].concat()).exits(0);
+        let same = std::fs::read(&out).unwrap() == std::fs::read(&again).unwrap();
+        assert!(same, "{pass}: {json}");
+    }
+}
+
+#[test]
 fn a_report_says_what_clustering_saves() {
     let dir = Folder::new();
     let (input, out, report) = (
