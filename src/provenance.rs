@@ -11,10 +11,20 @@
 //! `by` counts into `passes`; `from` is left out where it is the thing's own name; `kept` gives
 //! the kept indices by axis as ranges. Names are those of the file that was read first: a model
 //! that is rewritten twice keeps its first origins.
+//!
+//! An entry past a few hundred bytes is packed, since files of small models would grow by a tenth
+//! else: `{"version":2,"deflate":"..."}` holds the object above, compressed as a zlib stream
+//! (RFC 1950), in base64 (RFC 4648, section 4).
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use flate2::Compression;
+use flate2::read::ZlibDecoder;
+use flate2::write::ZlibEncoder;
 use paring_ir::{Graph, GraphError, Kept, Model, Name, Provenance};
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +40,18 @@ struct Record {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     tensors: BTreeMap<Name, Origin>,
 }
+
+/// A record that is packed.
+#[derive(Serialize, Deserialize)]
+struct Packed {
+    version: u32,
+    deflate: String,
+}
+
+/// Records of so many bytes are packed.
+const LONG: usize = 512;
+/// At most so many bytes are unpacked: the entry may come from anywhere.
+const MOST_BYTES: u64 = 256 << 20;
 
 #[derive(Serialize, Deserialize)]
 struct Origin {
@@ -54,8 +76,45 @@ pub fn attach(model: &mut Model) {
     }
     // Maps with string keys and plain values always serialize.
     if let Ok(text) = serde_json::to_string(&record) {
+        let text = if text.len() < LONG {
+            text
+        } else {
+            packed(text)
+        };
         model.metadata.push((KEY.into(), text.into()));
     }
+}
+
+/// The shorter of a text and its packed form.
+fn packed(text: String) -> String {
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
+    let bytes = encoder.write_all(text.as_bytes());
+    let form = bytes
+        .and_then(|()| encoder.finish())
+        .ok()
+        .and_then(|bytes| {
+            let deflate = STANDARD.encode(bytes);
+            serde_json::to_string(&Packed {
+                version: 2,
+                deflate,
+            })
+            .ok()
+        });
+    form.filter(|f| f.len() < text.len()).unwrap_or(text)
+}
+
+/// The record that an entry holds, packed or not.
+fn parse(text: &str) -> Result<Record, String> {
+    let Ok(packed) = serde_json::from_str::<Packed>(text) else {
+        return serde_json::from_str(text).map_err(|e| e.to_string());
+    };
+    let bytes = STANDARD
+        .decode(&packed.deflate)
+        .map_err(|e| e.to_string())?;
+    let mut text = String::new();
+    let mut inner = ZlibDecoder::new(bytes.as_slice()).take(MOST_BYTES);
+    inner.read_to_string(&mut text).map_err(|e| e.to_string())?;
+    serde_json::from_str(&text).map_err(|e| e.to_string())
 }
 
 /// Removes the metadata entry.
@@ -122,7 +181,7 @@ pub fn restore(model: &mut Model) -> Result<Option<String>, GraphError> {
     let Some((_, text)) = model.metadata.iter().find(|(k, _)| &**k == KEY) else {
         return Ok(None);
     };
-    let record: Record = match serde_json::from_str(text) {
+    let record = match parse(text) {
         Ok(r) => r,
         Err(e) => {
             return Ok(Some(format!(
@@ -132,7 +191,7 @@ pub fn restore(model: &mut Model) -> Result<Option<String>, GraphError> {
     };
     if record.version != 1 {
         return Ok(Some(format!(
-            "the metadata entry {KEY} is of version {}; this is 1",
+            "the metadata entry {KEY} is of version {}, which is not known here, and is ignored",
             record.version
         )));
     }
@@ -225,6 +284,8 @@ fn from_ranges(text: &str, budget: &mut usize) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+
     use super::*;
 
     #[test]
@@ -236,6 +297,41 @@ mod tests {
         let mut budget = 1000;
         assert_eq!(from_ranges("0-4294967295", &mut budget).len(), 1000);
         assert_eq!(from_ranges("0-4294967295", &mut budget).len(), 0);
+    }
+
+    #[test]
+    fn long_records_are_packed_and_read_again() {
+        let mut record = Record {
+            version: 1,
+            passes: vec!["fold-batch-norm".into()],
+            ..Record::default()
+        };
+        for i in 0..100 {
+            let origin = Origin {
+                by: vec![0],
+                from: vec![
+                    format!("layer.{i}.conv").into(),
+                    format!("layer.{i}.bn").into(),
+                ],
+                kept: BTreeMap::new(),
+            };
+            record
+                .operators
+                .insert(format!("layer.{i}.conv").into(), origin);
+        }
+        let text = serde_json::to_string(&record).unwrap();
+        let short = packed(text.clone());
+        assert!(
+            short.len() * 4 < text.len(),
+            "{} of {}",
+            short.len(),
+            text.len()
+        );
+        let back = parse(&short).unwrap();
+        assert_eq!(serde_json::to_string(&back).unwrap(), text);
+        assert_eq!(serde_json::to_string(&parse(&text).unwrap()).unwrap(), text);
+        assert!(parse(r#"{"version":2,"deflate":"!"}"#).is_err());
+        assert!(parse(r#"{"version":2,"deflate":"AAAA"}"#).is_err());
     }
 
     #[test]

@@ -1051,9 +1051,12 @@ mod tests {
             e
         };
         assert!(refuse(floats("(1000000000000, 1000)", &[])).contains("doesn't fit its"));
-        // The reader of headers finds the overflow in builds that check for it.
+        // The reader of headers finds the overflow where it is built with checks for it.
         let e = refuse(floats("(18446744073709551615, 1000)", &[]));
-        assert!(e.contains("header") || e.contains("doesn't fit its"), "{e}");
+        let found = ["header", "too large", "doesn't fit its"]
+            .iter()
+            .any(|w| e.contains(w));
+        assert!(found, "{e}");
         assert!(refuse(floats("(2, 3)", &[0.0; 5])).contains("doesn't fit its"));
         assert!(refuse(npy("<f4", "True", "(2, 2)", &[0; 16])).contains("ascontiguousarray"));
         assert!(refuse(npy("|O", "False", "(1,)", &[0; 8])).contains("Python objects"));
