@@ -177,6 +177,25 @@ impl Layer {
         self.layout.is_depthwise(&self.dims)
     }
 
+    /// For every column, the column that an engine with channels last adds its product to first:
+    /// in pairs along the channels at one position of the kernel after the other. Depthwise
+    /// convolutions have kernels of their own, which do not.
+    pub(crate) fn neighbours(&self) -> Vec<Option<usize>> {
+        if self.is_depthwise() {
+            return vec![None; self.cols];
+        }
+        let kernel = self.dims.get(self.layout.kernel_axes.clone());
+        let kernel: usize = kernel.unwrap_or_default().iter().product();
+        let channels = self.cols / kernel.max(1);
+        if kernel * channels != self.cols {
+            return vec![None; self.cols];
+        }
+        let place = |col: usize| col % kernel * channels + col / kernel;
+        let column = |place: usize| place % channels * kernel + place / channels;
+        let partner = |col| Some(place(col) ^ 1).filter(|&p| p < self.cols).map(column);
+        (0..self.cols).map(partner).collect()
+    }
+
     /// The elements of the weight.
     pub(crate) fn len(&self) -> usize {
         self.blocks * self.rows * self.cols

@@ -19,6 +19,7 @@ mod moments;
 mod order;
 mod pattern;
 mod solve;
+mod tables;
 #[cfg(test)]
 mod testing;
 

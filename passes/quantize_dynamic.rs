@@ -32,7 +32,9 @@ use paring_ir::{
 use crate::layers::{Layer, layers_of};
 use crate::moments::{Budget, Job, Moments, collect};
 use crate::order;
-use crate::quantize_int8::{Granularity, Grid, damping, learned, nearest, pack, raised};
+use crate::quantize_int8::{
+    Granularity, Grid, ReduceRange, damping, learned, nearest, pack, raised,
+};
 
 /// See the text at the top of the file.
 #[derive(Debug)]
@@ -49,8 +51,9 @@ pub struct Options {
     pub weights: Granularity,
     /// Weights of fewer elements stay float: quantizing the activation would outweigh the gain.
     pub min_elements: usize,
-    /// Give weights 7 bits, against saturation on x86 before VNNI.
-    pub reduce_range: bool,
+    /// Hold weights so small that nothing saturates on x86 before VNNI: `pairs` where two that are
+    /// added up first would, `true` all to 7 bits, or `false` for machines known to have VNNI.
+    pub reduce_range: ReduceRange,
 }
 
 impl Default for Options {
@@ -58,7 +61,7 @@ impl Default for Options {
         Options {
             weights: Granularity::PerChannel,
             min_elements: 4096,
-            reduce_range: false,
+            reduce_range: ReduceRange::Pairs,
         }
     }
 }
@@ -189,10 +192,7 @@ impl QuantizeDynamic {
         let Some(options) = self.options.for_op(graph, op).options() else {
             return Ok(());
         };
-        let grid = Grid {
-            limit: if options.reduce_range { 63.0 } else { 127.0 },
-            per_channel: options.weights == Granularity::PerChannel,
-        };
+        let grid = Grid::new(options.reduce_range, options.weights);
         let (bytes, scales) = weight(graph, layer, moments, grid)?;
         cx.applied(graph, op, "quantized", format!("{} weights", layer.len()));
         let Some(x) = graph.op(op).input(0) else {
@@ -243,14 +243,16 @@ fn weight(
 ) -> Result<(Tensor, Tensor), PassError> {
     let gone = || PassError::Bug("a weight is gone".to_owned());
     let weights = layer.matrices(graph.tensor(layer.weight).ok_or_else(gone)?)?;
-    let mut rounded = nearest(&weights, moments.map(|m| m.gram.as_slice()), grid, &[]);
+    let partners = grid.partners(layer);
+    let grams = moments.map(|m| m.gram.as_slice());
+    let mut rounded = nearest(&weights, grams, grid, &partners, &[]);
     if let Some(m) = moments {
         learned(
             &weights[0],
             &m.gram[0],
             &mut rounded.numbers[0],
             &rounded.scales[0],
-            grid.limit,
+            (grid, &partners),
             damping(m.count, layer.cols),
         );
     }
@@ -304,7 +306,7 @@ mod tests {
     use super::QuantizeDynamic;
     use crate::testing::{check, refused, run};
 
-    const SMALL: &str = r#"{"min-elements": 1}"#;
+    const SMALL: &str = r#"{"min-elements": 1, "reduce-range": false}"#;
 
     #[test]
     fn a_product_becomes_integers_and_scales() {

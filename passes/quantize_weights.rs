@@ -11,7 +11,8 @@
 //!
 //! Each output channel has a scale of its own, of least squared error. With calibration data the
 //! weights of convolutions and matrix products are rounded so that the layer's outputs change
-//! least (see `quantize-int8`). Tables that a Gather takes rows of have a scale for each row.
+//! least (see `quantize-int8`). Of tables that Gathers take rows of, with a scale for each row or
+//! each column, only the rows that are taken become floats.
 //!
 //! Left alone, with a remark each: weights of fewer than `min-elements` (`small`), of another type
 //! than float (`element-type`), that a graph input may override or that are graph outputs
@@ -28,7 +29,10 @@ use paring_ir::{
 use crate::layers::{Layer, layers};
 use crate::moments::{Budget, Job, Moments, collect, moments_bytes};
 use crate::order;
-use crate::quantize_int8::{Grid, StoredWeight, damping, learned, nearest, pack, per_axis, raised};
+use crate::quantize_int8::{
+    Granularity, Grid, ReduceRange, StoredWeight, damping, learned, nearest, pack, per_axis, raised,
+};
+use crate::tables::{store, table_of};
 
 /// See the text at the top of the file.
 #[derive(Debug)]
@@ -180,9 +184,15 @@ impl QuantizeWeights {
             replace(graph, layer.op, layer.weight, &weight)?;
             changed = Changed::Yes;
         }
+        let mut replaced: BTreeSet<OpId> = BTreeSet::new();
         for op in graph.topological_order()? {
+            if replaced.contains(&op) {
+                continue;
+            }
             let table = graph.op(op).input(0).filter(|_| graph.op(op).is("Gather"));
-            let wanted = |v: &ValueId| graph.tensor(*v).is_some_and(|t| t.rank() == 2);
+            // Rows of one element are scales.
+            let wide = |t: &Tensor| t.rank() == 2 && t.dims()[1] > 1;
+            let wanted = |v: &ValueId| graph.tensor(*v).is_some_and(wide);
             let Some(v) = table.filter(wanted) else {
                 continue;
             };
@@ -194,10 +204,17 @@ impl QuantizeWeights {
             if !on || !done.insert(v) || !self.wants(graph, op, v, cx) {
                 continue;
             }
-            let Some(t) = graph.tensor(v) else { continue };
-            let weight = per_axis(t, 0)?;
+            let Some(t) = graph.tensor(v).cloned() else {
+                continue;
+            };
             cx.applied(graph, op, "quantized", format!("{} elements", t.len()));
-            replace(graph, op, v, &weight)?;
+            match table_of(graph, op) {
+                Some(table) => {
+                    replaced.extend(table.takers.iter().copied());
+                    store(graph, &table)?;
+                }
+                None => replace(graph, op, v, &per_axis(&t, 0)?)?,
+            }
             changed = Changed::Yes;
         }
         Ok(changed)
@@ -246,13 +263,11 @@ fn stored(
     if !rounds_by_rows(layer) {
         return per_axis(tensor, layer.layout.output_axis);
     }
-    let grid = Grid {
-        limit: 127.0,
-        per_channel: true,
-    };
+    let grid = Grid::new(ReduceRange::Full, Granularity::PerChannel);
+    let partners = grid.partners(layer);
     let weights = layer.matrices(tensor)?;
     let grams = moments.map(|m| m.gram.as_slice());
-    let mut rounded = nearest(&weights, grams, grid, &[]);
+    let mut rounded = nearest(&weights, grams, grid, &partners, &[]);
     if let Some(m) = moments {
         for (b, w) in weights.iter().enumerate() {
             learned(
@@ -260,7 +275,7 @@ fn stored(
                 &m.gram[b],
                 &mut rounded.numbers[b],
                 &rounded.scales[b],
-                grid.limit,
+                (grid, &partners),
                 damping(m.count, layer.cols),
             );
         }
@@ -327,18 +342,18 @@ mod tests {
         let (model, remarks) = run::<QuantizeWeights>(
             None,
             SMALL,
-            r#"<opset_import: ["": 18]> g (int64[1] i) => (float[1,2] y) <float[2,2] w = {1, 2, 3, 4}, float[3,2] t = random(1)> {
+            r#"<opset_import: ["": 18]> g (int64[1] i) => (float[1,2] y) <float[2,2] w = {1, 2, 3, 4}, float[3,2] t = {1, 0.5, 100, 30, 0.01, 0.003}> {
                 h = Gather (t, i)
                 a = MatMul (h, w)
                 y = MatMul (a, w)
             }"#,
         );
         assert_eq!(remarks.applied["quantized"], 2);
-        let ops = model
-            .graph
-            .ops()
-            .filter(|&op| model.graph.op(op).is("DequantizeLinear"));
-        assert_eq!(ops.count(), 2);
+        let count = |op_type: &str| {
+            let ops = model.graph.ops();
+            ops.filter(|&op| model.graph.op(op).is(op_type)).count()
+        };
+        assert_eq!((count("DequantizeLinear"), count("Gather")), (1, 2));
         assert!(model.graph.find_value("t").is_none() && model.graph.find_value("w").is_none());
     }
 

@@ -27,6 +27,8 @@
 //! - `correct-bias` takes out the shift of the means that quantization makes;
 //! - `min-sqnr-db` and `max-accuracy-drop` keep the layers float that hurt most, by measurement.
 //!
+//! Large embeddings are stored as bytes too (`tables`): only the rows that are taken become floats.
+//!
 //! `max-latency-ratio` keeps the layers float that int8 makes slower in tract.
 //!
 //! Left alone, with a remark each: layers whose weight is not constant (`no-constant-weight`), that
@@ -60,7 +62,7 @@ pub(crate) use emit::Weight as StoredWeight;
 pub use histogram::Histogram;
 pub use profile::{
     ActivationType, BiasForm, Granularity, JoinRule, LayerRule, OutputForm, PROFILES, Profile,
-    Target,
+    ReduceRange, Target,
 };
 pub use ranges::{Calibration, Parameters};
 pub(crate) use session::raised;
@@ -123,12 +125,17 @@ pub struct Options {
     /// How weights are rounded: `learned` or `nearest`.
     #[schemars(extend("x-scope" = "pass"))]
     pub rounding: Rounding,
-    /// Give weights 7 bits, against saturation on x86 before VNNI; by default as the target wants.
+    /// Hold weights so small that nothing saturates on x86 before VNNI: `pairs` where two that are
+    /// added up first would, `true` all to 7 bits, or `false`; by default as the target wants.
     #[schemars(extend("x-scope" = "pass"))]
-    pub reduce_range: Option<bool>,
+    pub reduce_range: Option<ReduceRange>,
     /// Layers of fewer weights stay float: the bytes saved are few, and the error is not.
     #[schemars(extend("x-scope" = "pass"))]
     pub min_elements: usize,
+    /// Store tables of 65,536 elements or more that Gathers take rows of (embeddings) as bytes, of
+    /// which only the rows taken become floats; by default as the target wants.
+    #[schemars(extend("x-scope" = "pass"))]
+    pub tables: Option<bool>,
     /// Samples that the ranges are found on; by default all.
     #[schemars(extend("x-scope" = "pass"))]
     pub samples: Option<usize>,
@@ -170,6 +177,7 @@ impl Default for Options {
             rounding: Rounding::default(),
             reduce_range: None,
             min_elements: 512,
+            tables: None,
             samples: None,
             calibration_file: None,
             sensitivity: false,
@@ -214,6 +222,7 @@ impl Pass for QuantizeInt8 {
         let mut profile = whole.target.profile(Self::INFO.name)?;
         profile.weights = whole.weights.unwrap_or(profile.weights);
         profile.activations = whole.activations.unwrap_or(profile.activations);
+        profile.tables = whole.tables.unwrap_or(profile.tables);
         profile.reduce_range = whole.reduce_range.unwrap_or(profile.reduce_range);
         for (key, limit) in [
             ("min-sqnr-db", whole.min_sqnr_db),

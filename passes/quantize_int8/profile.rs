@@ -76,8 +76,8 @@ pub struct Profile {
     pub weights: Granularity,
     /// How biases are stored.
     pub bias: BiasForm,
-    /// Weights use 7 bits, so that sums of two products fit 16 bits.
-    pub reduce_range: bool,
+    /// How weights are held so small that sums of two products fit 16 bits.
+    pub reduce_range: ReduceRange,
     /// Whether the engine saturates sums of two u8 x s8 products on x86 before VNNI, which
     /// `reduce-range` is against. For people; nothing depends on it.
     pub saturates_before_vnni: bool,
@@ -88,6 +88,8 @@ pub struct Profile {
     /// Operators that hand quantized elements on as they are: what goes in and what comes out
     /// have the same scale.
     pub passes_through: Vec<String>,
+    /// Whether large tables that Gathers take rows of are stored as bytes.
+    pub tables: bool,
 }
 
 /// How an operator with a constant weight is quantized.
@@ -161,6 +163,57 @@ pub enum Granularity {
     PerChannel,
     /// One.
     PerTensor,
+}
+
+/// How sums of two u8 x s8 products are kept within 16 bits, for engines that saturate there on
+/// x86 before VNNI.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(from = "ReduceRangeForm", into = "ReduceRangeForm")]
+#[schemars(with = "ReduceRangeForm")]
+pub enum ReduceRange {
+    /// Not at all: weights have 8 bits (`false`).
+    #[default]
+    Full,
+    /// Every weight has 7 bits (`true`).
+    SevenBits,
+    /// Two weights that the engine's kernels add up first are held within 128 together
+    /// (`pairs`); most keep 8 bits. In the order of ONNX Runtime: the inputs of a product, the
+    /// channels at each position of a kernel.
+    Pairs,
+}
+
+/// `false`, `true` or `pairs`.
+#[derive(Clone, Copy, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum ReduceRangeForm {
+    Flag(bool),
+    Named(ReduceRangeName),
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum ReduceRangeName {
+    Pairs,
+}
+
+impl From<ReduceRangeForm> for ReduceRange {
+    fn from(form: ReduceRangeForm) -> ReduceRange {
+        match form {
+            ReduceRangeForm::Flag(false) => ReduceRange::Full,
+            ReduceRangeForm::Flag(true) => ReduceRange::SevenBits,
+            ReduceRangeForm::Named(ReduceRangeName::Pairs) => ReduceRange::Pairs,
+        }
+    }
+}
+
+impl From<ReduceRange> for ReduceRangeForm {
+    fn from(range: ReduceRange) -> ReduceRangeForm {
+        match range {
+            ReduceRange::Full => ReduceRangeForm::Flag(false),
+            ReduceRange::SevenBits => ReduceRangeForm::Flag(true),
+            ReduceRange::Pairs => ReduceRangeForm::Named(ReduceRangeName::Pairs),
+        }
+    }
 }
 
 /// How biases are stored.

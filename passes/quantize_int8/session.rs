@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use crate::layers::{Form, Layer, add_to_bias, bias_len, bias_place};
 use crate::moments::{Budget, Job, Moments, collect, moments_bytes, pool};
 use crate::solve::Refit;
+use crate::tables::{store, table_of};
 use crate::upgrade_opset::{UpgradeOpset, UpgradeOpsetOptions};
 
 use super::calibrate::{Histograms, histograms};
@@ -28,6 +29,8 @@ use super::{Options, Rounding, emit};
 const MOMENT_SAMPLES: usize = 128;
 /// Second moments of so many bytes are gathered at a time.
 const MOMENT_BYTES: usize = 48 << 20;
+/// Smaller tables are not worth their error.
+const TABLE_ELEMENTS: usize = 1 << 16;
 /// Samples that a limit on accuracy is checked on while layers are chosen.
 const ACCURACY_SAMPLES: usize = 512;
 
@@ -53,6 +56,9 @@ pub(crate) fn quantize(
     if candidates.is_empty() {
         return Ok(Changed::No);
     }
+    if profile.tables {
+        store_tables(options, &mut copy, cx)?;
+    }
     let whole = options.whole();
     let by_default = profile.weights == Granularity::PerTensor;
     if whole.equalize.unwrap_or(by_default) {
@@ -76,10 +82,7 @@ pub(crate) fn quantize(
 }
 
 fn grid(profile: &Profile) -> Grid {
-    Grid {
-        limit: if profile.reduce_range { 63.0 } else { 127.0 },
-        per_channel: profile.weights == Granularity::PerChannel,
-    }
+    Grid::new(profile.reduce_range, profile.weights)
 }
 
 /// An operator that says that the model is quantized already.
@@ -128,6 +131,39 @@ fn prepare(
             plain_gemm(&mut model.graph, op)?;
         }
     }
+    Ok(())
+}
+
+/// Stores large tables as bytes, so that all that follows sees what they give.
+fn store_tables(
+    options: &OptionSet<Options>,
+    model: &mut Model,
+    cx: &mut PassContext<'_>,
+) -> Result<(), PassError> {
+    let mut done: BTreeSet<OpId> = BTreeSet::new();
+    for op in model.graph.topological_order()? {
+        let graph = &mut model.graph;
+        if done.contains(&op) {
+            continue;
+        }
+        let Some(table) = table_of(graph, op) else {
+            continue;
+        };
+        let elements = graph.tensor(table.value).map_or(0, Tensor::len);
+        let skipped = |&op: &OpId| options.for_op(graph, op).is_skip();
+        if elements < TABLE_ELEMENTS || table.takers.iter().any(skipped) {
+            continue;
+        }
+        done.extend(table.takers.iter().copied());
+        cx.applied(
+            graph,
+            op,
+            "stored",
+            format!("{elements} elements of a table"),
+        );
+        store(graph, &table)?;
+    }
+    model.drop_unused_constants()?;
     Ok(())
 }
 
@@ -564,8 +600,9 @@ impl<'a> Session<'a> {
         let tensor = tensor.ok_or_else(|| PassError::Bug("a weight is gone".to_owned()))?;
         let weights = layer.matrices(tensor)?;
         let grid = self.grid();
+        let partners = grid.partners(layer);
         let Some(m) = moments else {
-            let rounded = nearest(&weights, None, grid, &[]);
+            let rounded = nearest(&weights, None, grid, &partners, &[]);
             return Ok(Finished {
                 rounded,
                 bias: None,
@@ -586,7 +623,7 @@ impl<'a> Session<'a> {
             })
             .collect();
         let grams: Vec<Mat<f64>> = (0..layer.blocks).map(|b| central(m, b, has_bias)).collect();
-        let mut rounded = nearest(&target, Some(&grams), grid, &[]);
+        let mut rounded = nearest(&target, Some(&grams), grid, &partners, &[]);
         if learn {
             for b in 0..layer.blocks {
                 learned(
@@ -594,7 +631,7 @@ impl<'a> Session<'a> {
                     &grams[b],
                     &mut rounded.numbers[b],
                     &rounded.scales[b],
-                    grid.limit,
+                    (grid, &partners),
                     damping(m.count, layer.cols),
                 );
             }

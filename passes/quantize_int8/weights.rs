@@ -5,11 +5,16 @@
 //! two ways: column by column, what one column's rounding did is fed back into those that are
 //! still to come (Frantar et al., "GPTQ", 2023, after Hassibi and Stork's optimal brain surgeon),
 //! then coordinate by coordinate: every byte moves to where the error is least, the others held.
+//!
+//! Where an engine adds the products of two neighbours in 16 bits, `255 a + 255 b` must stay within
+//! -32768 and 32767, so `a + b` within -128 and 128 (see `Bounds`). Seven bits for every weight
+//! would do; bounds by pair leave eight bits to all whose neighbour is small or of the other sign.
 
 use faer::linalg::solvers::DenseSolveCore;
 use faer::{Mat, MatRef, Side};
 use paring_ir::{PassError, Tensor};
 
+use super::profile::{Granularity, ReduceRange};
 use crate::layers::Layer;
 use crate::solve::damped;
 
@@ -20,6 +25,65 @@ pub(crate) struct Grid {
     pub(crate) limit: f64,
     /// Whether each output has a scale of its own.
     pub(crate) per_channel: bool,
+    /// Whether the bytes of two neighbours add up to no more than [`PAIR`].
+    pub(crate) pairs: bool,
+}
+
+impl Grid {
+    /// The grid of an engine that is, or is not, known to saturate.
+    pub(crate) fn new(range: ReduceRange, granularity: Granularity) -> Grid {
+        Grid {
+            limit: match range {
+                ReduceRange::SevenBits => 63.0,
+                ReduceRange::Full | ReduceRange::Pairs => 127.0,
+            },
+            per_channel: granularity == Granularity::PerChannel,
+            pairs: range == ReduceRange::Pairs,
+        }
+    }
+
+    /// For every column of a layer, the column whose product is added to its own in 16 bits.
+    pub(crate) fn partners(&self, layer: &Layer) -> Vec<Option<usize>> {
+        if self.pairs {
+            layer.neighbours()
+        } else {
+            vec![None; layer.cols]
+        }
+    }
+}
+
+/// What two neighbours may add up to: twice 8 bits of activation times this fit 16 bits.
+const PAIR: f64 = 128.0;
+
+/// The numbers that each weight of a row may become.
+///
+/// Two neighbours share what they may add up to, each way, so that the least is cut off of the
+/// weights wanted: the nearest point with `a + b <= PAIR` to `(a, b)` outside of it takes as much
+/// off both.
+struct Bounds<'a> {
+    limit: f64,
+    partners: &'a [Option<usize>],
+}
+
+impl Bounds<'_> {
+    /// The least and the largest number for one column, where `wanted` are the weights over
+    /// their scale.
+    fn of(&self, wanted: impl Fn(usize) -> f64, col: usize) -> (f64, f64) {
+        let Some(partner) = self.partners.get(col).copied().flatten() else {
+            return (-self.limit, self.limit);
+        };
+        // Half of the difference, rounded so that the two shares add up to the whole.
+        let half = (wanted(col.min(partner)) - wanted(col.max(partner))) / 2.0;
+        let most = (PAIR / 2.0 - 1.0).min(self.limit - PAIR / 2.0);
+        let half = half.round_ties_even().clamp(-most, most);
+        let own = if col < partner { half } else { -half };
+        (own - PAIR / 2.0, own + PAIR / 2.0)
+    }
+
+    fn round(&self, wanted: impl Fn(usize) -> f64, col: usize) -> f64 {
+        let (low, high) = self.of(&wanted, col);
+        wanted(col).round_ties_even().clamp(low, high)
+    }
 }
 
 /// A layer's weights as whole numbers and scales.
@@ -40,6 +104,8 @@ pub(crate) fn damping(count: u64, inputs: usize) -> f64 {
 
 /// Rounds of moving byte by byte.
 const SWEEPS: usize = 4;
+/// Scales that are tried for each row.
+const SCALES: u32 = 40;
 /// The least scale: weights that are all zero have one too.
 const LEAST_SCALE: f64 = 1e-12;
 
@@ -59,11 +125,14 @@ pub(crate) fn nearest(
     weights: &[Mat<f64>],
     grams: Option<&[Mat<f64>]>,
     grid: Grid,
+    partners: &[Option<usize>],
     least: &[Vec<f64>],
 ) -> Rounded {
+    let limit = grid.limit;
+    let bounds = Bounds { limit, partners };
     let one: Vec<f64> = match grid.per_channel {
         true => Vec::new(),
-        false => vec![shared_scale(weights, grams, grid)],
+        false => vec![shared_scale(weights, grams, &bounds)],
     };
     let mut out = Rounded {
         numbers: Vec::new(),
@@ -75,20 +144,16 @@ pub(crate) fn nearest(
             .map(|r| {
                 let scale = match one.first() {
                     Some(&s) => s,
-                    None => best_scale(&[row_of(w, r, &importance)], grid.limit),
+                    None => best_scale(&[row_of(w, r, &importance)], &bounds),
                 };
                 scale.max(least.get(b).and_then(|l| l.get(r)).copied().unwrap_or(0.0))
             })
             .collect();
-        let number = |r: usize, c: usize| clamp_round(w[(r, c)] / scales[r], grid.limit);
+        let number = |r: usize, c: usize| bounds.round(|c| w[(r, c)] / scales[r], c);
         out.numbers.push(Mat::from_fn(w.nrows(), w.ncols(), number));
         out.scales.push(scales);
     }
     out
-}
-
-fn clamp_round(x: f64, limit: f64) -> f64 {
-    x.round_ties_even().clamp(-limit, limit)
 }
 
 fn importance(gram: Option<MatRef<'_, f64>>, cols: usize) -> Vec<f64> {
@@ -106,32 +171,45 @@ fn row_of(w: &Mat<f64>, r: usize, importance: &[f64]) -> Vec<(f64, f64)> {
     row.map(|(c, &i)| (w[(r, c)], i)).collect()
 }
 
-fn shared_scale(weights: &[Mat<f64>], grams: Option<&[Mat<f64>]>, grid: Grid) -> f64 {
+fn shared_scale(weights: &[Mat<f64>], grams: Option<&[Mat<f64>]>, bounds: &Bounds<'_>) -> f64 {
     let mut rows = Vec::new();
     for (b, w) in weights.iter().enumerate() {
         let importance = importance(grams.map(|g| g[b].as_ref()), w.ncols());
         rows.extend((0..w.nrows()).map(|r| row_of(w, r, &importance)));
     }
-    best_scale(&rows, grid.limit)
+    best_scale(&rows, bounds)
 }
 
-/// The scale with the least weighted squared error, from that which covers the largest weight
-/// down to 0.6 of it.
-fn best_scale(rows: &[Vec<(f64, f64)>], limit: f64) -> f64 {
+/// The scale with the least weighted squared error, from that at which nothing is cut off down to
+/// 0.6 of that which covers the largest weight.
+fn best_scale(rows: &[Vec<(f64, f64)>], bounds: &Bounds<'_>) -> f64 {
     let all = || rows.iter().flatten();
     let largest = all().fold(0.0f64, |m, (w, _)| m.max(w.abs()));
     if largest <= 0.0 {
         return LEAST_SCALE;
     }
     let error = |scale: f64| -> f64 {
-        all()
-            .map(|&(w, i)| i * (w - clamp_round(w / scale, limit) * scale).powi(2))
-            .sum()
+        let of_row = |row: &Vec<(f64, f64)>| -> f64 {
+            let wanted = |c: usize| row[c].0 / scale;
+            let of = |(c, &(w, i)): (usize, &(f64, f64))| {
+                i * (w - bounds.round(wanted, c) * scale).powi(2)
+            };
+            row.iter().enumerate().map(of).sum()
+        };
+        rows.iter().map(of_row).sum()
     };
-    let whole = largest / limit;
-    let mut best = (error(whole), whole);
-    for step in 1..=40 {
-        let scale = whole * (1.0 - 0.01 * f64::from(step));
+    let sum = |row: &Vec<(f64, f64)>| {
+        let both =
+            |(c, p): (usize, &Option<usize>)| Some((row.get(c)?.0 + row.get((*p)?)?.0).abs());
+        let sums = bounds.partners.iter().enumerate().filter_map(both);
+        sums.fold(0.0f64, f64::max)
+    };
+    let whole = largest / bounds.limit;
+    let widest = rows.iter().map(sum).fold(whole * PAIR, f64::max) / PAIR;
+    let mut best = (error(widest), widest);
+    for step in 1..=SCALES {
+        let share = f64::from(step) / f64::from(SCALES);
+        let scale = widest + (0.6 * whole - widest) * share;
         let e = error(scale);
         if e < best.0 {
             best = (e, scale);
@@ -146,12 +224,14 @@ pub(crate) fn learned(
     gram: &Mat<f64>,
     numbers: &mut Mat<f64>,
     scales: &[f64],
-    limit: f64,
+    (grid, partners): (Grid, &[Option<usize>]),
     damping: f64,
 ) {
+    let limit = grid.limit;
+    let bounds = Bounds { limit, partners };
     let regular = damped(gram.as_ref(), damping);
     let before = errors(target, numbers, scales, &regular);
-    if let Some(fed_back) = feed_back(target, &regular, scales, limit) {
+    if let Some(fed_back) = feed_back(target, &regular, scales, &bounds) {
         let after = errors(target, &fed_back, scales, &regular);
         for r in 0..numbers.nrows() {
             if after[r] < before[r] {
@@ -162,7 +242,7 @@ pub(crate) fn learned(
         }
     }
     for (r, &scale) in scales.iter().enumerate().take(numbers.nrows()) {
-        descend(target, &regular, numbers, r, scale, limit);
+        descend(target, &regular, numbers, r, scale, &bounds);
     }
 }
 
@@ -174,7 +254,12 @@ fn errors(target: &Mat<f64>, numbers: &Mat<f64>, scales: &[f64], gram: &Mat<f64>
 }
 
 /// Error feedback along the columns, those of the largest moments first.
-fn feed_back(target: &Mat<f64>, gram: &Mat<f64>, scales: &[f64], limit: f64) -> Option<Mat<f64>> {
+fn feed_back(
+    target: &Mat<f64>,
+    gram: &Mat<f64>,
+    scales: &[f64],
+    bounds: &Bounds<'_>,
+) -> Option<Mat<f64>> {
     let (rows, cols) = (target.nrows(), target.ncols());
     let mut order: Vec<usize> = (0..cols).collect();
     order.sort_by(|&a, &b| gram[(b, b)].total_cmp(&gram[(a, a)]).then(a.cmp(&b)));
@@ -189,7 +274,8 @@ fn feed_back(target: &Mat<f64>, gram: &Mat<f64>, scales: &[f64], limit: f64) -> 
     for j in 0..cols {
         let pivot = lower[(j, j)];
         for r in 0..rows {
-            let q = clamp_round(w[(r, j)] / scales[r], limit);
+            let (low, high) = bounds.of(|c| target[(r, c)] / scales[r], order[j]);
+            let q = (w[(r, j)] / scales[r]).round_ties_even().clamp(low, high);
             out[(r, order[j])] = q;
             error[r] = (w[(r, j)] - q * scales[r]) / pivot;
         }
@@ -213,9 +299,12 @@ fn descend(
     numbers: &mut Mat<f64>,
     row: usize,
     scale: f64,
-    limit: f64,
+    bounds: &Bounds<'_>,
 ) {
     let cols = target.ncols();
+    let ranges: Vec<(f64, f64)> = (0..cols)
+        .map(|c| bounds.of(|c| target[(row, c)] / scale, c))
+        .collect();
     let change: Vec<f64> = (0..cols)
         .map(|c| numbers[(row, c)] * scale - target[(row, c)])
         .collect();
@@ -233,7 +322,8 @@ fn descend(
                 continue;
             }
             let old = numbers[(row, c)];
-            let new = clamp_round(old - slope[c] / (curve * scale), limit);
+            let new = (old - slope[c] / (curve * scale)).round_ties_even();
+            let new = new.clamp(ranges[c].0, ranges[c].1);
             let step = (new - old) * scale;
             // The gain must be real, or rounding would move bytes back and forth.
             if new != old && step * slope[c] + 0.5 * step * step * curve < -1e-15 * curve {
@@ -285,14 +375,21 @@ pub(crate) fn per_axis(tensor: &Tensor, axis: usize) -> Result<super::emit::Weig
     let inner: usize = dims.iter().skip(axis + 1).product::<usize>().max(1);
     let place = |i: usize| i / inner % count;
     let mut parts: Vec<Vec<(f64, f64)>> = vec![Vec::new(); count];
+    let free = Bounds {
+        limit: 127.0,
+        partners: &[],
+    };
     for (i, &w) in all.iter().enumerate() {
         parts[place(i)].push((w, 1.0));
     }
     let scales: Vec<f64> = parts
         .into_iter()
-        .map(|part| f64::from(best_scale(&[part], 127.0) as f32))
+        .map(|part| f64::from(best_scale(&[part], &free) as f32))
         .collect();
-    let number = |(i, w): (usize, &f64)| clamp_round(w / scales[place(i)], 127.0) as i8;
+    let number = |(i, w): (usize, &f64)| {
+        let x = w / scales[place(i)];
+        free.round(|_| x, 0) as i8
+    };
     Ok(super::emit::Weight {
         bytes: all.iter().enumerate().map(number).collect(),
         scales: scales.iter().map(|&s| s as f32).collect(),
@@ -309,6 +406,7 @@ mod tests {
     const GRID: Grid = Grid {
         limit: 127.0,
         per_channel: true,
+        pairs: false,
     };
 
     fn noise(rows: usize, cols: usize, seed: usize) -> Mat<f64> {
@@ -328,11 +426,18 @@ mod tests {
         let gram = x.transpose() * &x;
         let limit = 7.0;
         let grid = Grid { limit, ..GRID };
-        let rounded = nearest(std::slice::from_ref(&w), None, grid, &[]);
+        let rounded = nearest(std::slice::from_ref(&w), None, grid, &[], &[]);
         let mut numbers = rounded.numbers[0].clone();
         let error = |n: &Mat<f64>| errors(&w, n, &rounded.scales[0], &gram).iter().sum::<f64>();
         let before = error(&numbers);
-        learned(&w, &gram, &mut numbers, &rounded.scales[0], limit, 0.01);
+        learned(
+            &w,
+            &gram,
+            &mut numbers,
+            &rounded.scales[0],
+            (grid, &[]),
+            0.01,
+        );
         let after = error(&numbers);
         assert!(after < 0.2 * before, "{after} of {before}");
         assert!(
@@ -345,7 +450,7 @@ mod tests {
     #[test]
     fn scales_cover_all_or_cut_off_what_is_rare() {
         let mut w = noise(1, 400, 3);
-        let whole = nearest(std::slice::from_ref(&w), None, GRID, &[]);
+        let whole = nearest(std::slice::from_ref(&w), None, GRID, &[], &[]);
         let largest = (0..400).map(|c| w[(0, c)].abs()).fold(0.0, f64::max);
         assert!(whole.scales[0][0] <= largest / 127.0 * 1.0001);
         w[(0, 0)] = 2.0 * largest;
@@ -354,6 +459,7 @@ mod tests {
             None,
             Grid { limit: 7.0, ..GRID },
             &[],
+            &[],
         );
         assert!(cut.scales[0][0] < 2.0 * largest / 7.0);
     }
@@ -361,7 +467,7 @@ mod tests {
     #[test]
     fn zeros_stay_zeros() {
         let w = Mat::zeros(2, 3);
-        let r = nearest(std::slice::from_ref(&w), None, GRID, &[]);
+        let r = nearest(std::slice::from_ref(&w), None, GRID, &[], &[]);
         assert_eq!(r.weights(0), w);
         assert!(r.scales[0].iter().all(|s| *s > 0.0));
     }
@@ -373,8 +479,51 @@ mod tests {
             per_channel: false,
             ..GRID
         };
-        let r = nearest(&[w.clone(), noise(3, 8, 5)], None, grid, &[]);
+        let r = nearest(&[w.clone(), noise(3, 8, 5)], None, grid, &[], &[]);
         let first = r.scales[0][0];
         assert!(r.scales.iter().flatten().all(|s| *s == first));
+    }
+
+    #[test]
+    fn two_neighbours_fit_sixteen_bits() {
+        let grid = Grid {
+            pairs: true,
+            ..GRID
+        };
+        let partners: Vec<Option<usize>> = (0..21)
+            .map(|c: usize| Some(c ^ 1).filter(|&p| p < 21))
+            .collect();
+        let x = noise(200, 21, 2);
+        let gram = x.transpose() * &x;
+        let (mut errors, mut largest) = ((0.0, 0.0), 0.0f64);
+        for seed in 0..20 {
+            let w = noise(6, 21, seed);
+            let mut r = nearest(std::slice::from_ref(&w), None, grid, &partners, &[]);
+            let seven = Grid {
+                limit: 63.0,
+                ..GRID
+            };
+            let seven = nearest(std::slice::from_ref(&w), None, seven, &[], &[]);
+            let error = |r: &Rounded| (&w - r.weights(0)).squared_norm_l2();
+            errors.0 += error(&r);
+            errors.1 += error(&seven);
+            learned(
+                &w,
+                &gram,
+                &mut r.numbers[0],
+                &r.scales[0].clone(),
+                (grid, &partners),
+                0.01,
+            );
+            for row in 0..6 {
+                for c in (0..20).step_by(2) {
+                    let (a, b) = (r.numbers[0][(row, c)], r.numbers[0][(row, c + 1)]);
+                    assert!((a + b).abs() <= PAIR, "{a} + {b}");
+                    largest = largest.max(a.abs()).max(b.abs());
+                }
+            }
+        }
+        assert!(errors.0 < errors.1, "{errors:?}");
+        assert!(largest > 64.0, "{largest}");
     }
 }

@@ -93,9 +93,14 @@ def samples(folder: pathlib.Path, case: Case) -> tuple[dict, dict]:
     return {k: v[: case.limit] for k, v in calib.items()}, test
 
 
+# Whether QuantizeLinear and DequantizeLinear are run as they stand, so that no sum saturates: what
+# a machine with VNNI gives, on any machine.
+EXACT = False
+
+
 def outputs(path, data: dict) -> list[np.ndarray]:
     """Every output over all samples, which are run one by one."""
-    s = session(path)
+    s = session(path, optimize=not EXACT)
     names = [i.name for i in s.get_inputs()]
     count = len(data[names[0]])
     runs = [s.run(None, {n: data[n][i : i + 1] for n in names}) for i in range(count)]
@@ -290,8 +295,11 @@ def main() -> None:
     parser.add_argument("--arg", action="append", default=[], help="one more argument for paring optimize")
     parser.add_argument("--seconds", type=float, default=2.0, help="how long each model is timed; 0 leaves it out")
     parser.add_argument("--no-ort", action="store_true", help="leave ONNX Runtime's quantizer out")
+    parser.add_argument("--exact", action="store_true", help="run without fusing, so that nothing saturates, as with VNNI")
     parser.add_argument("names", nargs="*")
     args = parser.parse_args()
+    global EXACT
+    EXACT = args.exact
     cache = json.loads(args.cache.read_text()) if args.cache and args.cache.exists() else {}
     failures = 0
     with tempfile.TemporaryDirectory() as temporary:

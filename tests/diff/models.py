@@ -33,7 +33,7 @@ import onnx
 
 # Passes that want samples, and how many are made where there are none.
 SAMPLES = 4
-WITH_DATA = {"quantize-int8"}
+WITH_DATA = {"quantize-int8", "recipe cluster-int8", "recipe factorize-int8", "recipe channels-factorize-int8"}
 # What these passes remark upon is not an operator or not a change of one by itself.
 UNNAMED = {
     # A Constant that was merged or folded away is told with the operators that took it.
@@ -76,8 +76,7 @@ COUNTS = {
         for t in {t["name"]: t for p in ("prune-weights", "cluster-weights") for t in weights(d, p)}.values()),
     ("cluster-weights", "clustered"): lambda d: len(
         {o["name"] for o in added(d, "cluster-weights", {"Cast"})}),
-    ("quantize-weights", "quantized"): lambda d: len(
-        added(d, "quantize-weights", {"DequantizeLinear"})),
+    ("quantize-weights", "quantized"): lambda d: len(weights(d, "quantize-weights")),
     ("factorize-low-rank", "factorized"): lambda d: sum(
         "_lowrank" in o["name"] or "_lowrank" in o.get("name_before", "") for side in ("added", "changed")
         for o in d["operators"][side]),
