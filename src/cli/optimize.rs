@@ -562,7 +562,11 @@ fn form_text(f: &FormReport) -> String {
         text += &format!(", SQNR {db:.1} dB");
     }
     if let Some(a) = f.accuracy {
-        text += &format!(", accuracy {:.2} %", 100.0 * a);
+        text += &format!(
+            ", accuracy {:.2} % of {}",
+            100.0 * a,
+            plural(f.samples, "sample")
+        );
     }
     if f.quantize_share > 0.0 {
         text += &format!(", {:.0} % of it quantizing", 100.0 * f.quantize_share);

@@ -291,7 +291,10 @@ fn forms(all: &[FormReport]) -> Markup {
         ])
     });
     html! {
-        p { "The model as it was, with QuantizeLinear and DequantizeLinear, and lowered to integer operators:" }
+        p {
+            "The model as it was, with QuantizeLinear and DequantizeLinear, and lowered to integer operators, on "
+            (plural(all.first().map_or(0, |f| f.samples), "sample")) ":"
+        }
         (Table { id: "forms-table", columns: COLUMNS, rows: rows.collect(), shown: SHOWN, search: None })
     }
 }

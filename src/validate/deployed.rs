@@ -91,6 +91,8 @@ pub struct FormReport {
     pub form: String,
     /// Bytes of its file.
     pub file_bytes: Option<u64>,
+    /// How many samples it is scored on: at most 512, as integer forms may be slow.
+    pub samples: usize,
     /// The smallest SQNR of the outputs against the float model, in dB.
     pub sqnr_db: Option<f64>,
     /// Top-1 accuracy, where there are labels.

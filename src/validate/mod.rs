@@ -696,6 +696,7 @@ impl<'a> EngineJudge<'a> {
                 forms.push(FormReport {
                     form: "f32".to_owned(),
                     file_bytes: (self.file_bytes)(reference).ok(),
+                    samples: found.samples,
                     sqnr_db: None,
                     accuracy: found.accuracy_before,
                     latency_ms: time.before_ms,
@@ -706,6 +707,7 @@ impl<'a> EngineJudge<'a> {
             forms.push(FormReport {
                 form: form.to_owned(),
                 file_bytes: (self.file_bytes)(timed).ok(),
+                samples: found.samples,
                 sqnr_db: found.sqnr_db,
                 accuracy: found.accuracy_after,
                 latency_ms: time.after_ms,
