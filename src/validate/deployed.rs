@@ -121,5 +121,7 @@ pub(crate) fn quantize_share(
             .iter()
             .any(|t| op.starts_with(t))
     };
-    Ok(types.iter().filter(|r| turns(&r.op)).map(|r| r.share).sum())
+    // A sum of no floats is -0, which would be printed so.
+    let shares = types.iter().filter(|r| turns(&r.op)).map(|r| r.share);
+    Ok(shares.fold(0.0, |all, share| all + share))
 }
