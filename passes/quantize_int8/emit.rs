@@ -88,7 +88,7 @@ fn quantize_value(graph: &mut Graph, q: &Quantized, p: &Parameters) -> Result<()
     Ok(())
 }
 
-fn output(graph: &Graph, op: OpId) -> Result<ValueId, PassError> {
+pub(crate) fn output(graph: &Graph, op: OpId) -> Result<ValueId, PassError> {
     let made = graph.op(op).output(0);
     made.ok_or_else(|| PassError::Bug("a new operator has no output".to_owned()))
 }

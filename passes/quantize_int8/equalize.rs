@@ -8,17 +8,24 @@
 //! scales follow from data: of two families of scales, the member is taken whose expected error
 //! at the outputs of the layers behind is least. A Clip is held: a channel that reaches its bound
 //! is not scaled, and no other is scaled beyond it.
+//!
+//! Smoothing is the same for a value of which products take rows, where nothing before it can
+//! take the scales in: a Mul by constants does it, beside what others take of the value (Xiao et
+//! al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language
+//! Models", 2023). It costs that Mul, and so it must gain more.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use paring_ir::engine::{CompileOptions, EngineError};
 use paring_ir::observe::observe;
 use paring_ir::schema;
-use paring_ir::{Graph, OpId, PassContext, PassError, Port, Tensor, ValueId};
+use paring_ir::{Graph, NewOp, OpId, PassContext, PassError, Port, Tensor, ValueId};
 
 use crate::layers::{Form, Layer};
 
-use super::placement::Placed;
+use super::emit;
+use super::placement::{Placed, place};
+use super::profile::Profile;
 use super::weights::Grid;
 
 /// Samples that the channels are measured on.
@@ -27,6 +34,20 @@ const SAMPLES: usize = 64;
 const MOST: f64 = 16.0;
 /// Learned rounding leaves about this share of the error that nearest rounding makes.
 const LEARNED_SHARE: f64 = 0.25;
+
+/// What must be gained, in dB, for scales that cost nothing.
+const LEAST_GAIN: f64 = 0.1;
+/// What must be gained, in dB, for a Mul.
+const LEAST_GAIN_OF_A_MUL: f64 = 3.0;
+
+/// What is scaled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Scope {
+    /// Channels between layers.
+    pub(crate) between: bool,
+    /// Channels of what products take rows of, by a Mul where it must be.
+    pub(crate) smooth: bool,
+}
 
 /// Where channels may be scaled.
 struct Site {
@@ -45,6 +66,8 @@ enum Maker {
     Layer(Box<Layer>),
     /// A LayerNormalization with its scale and its bias.
     Norm(OpId),
+    /// Nothing that could: a Mul is put in.
+    Factor,
 }
 
 /// What is known of the channels of a value.
@@ -60,11 +83,13 @@ struct Channels {
 pub(crate) fn equalize(
     cx: &mut PassContext<'_>,
     model: &mut paring_ir::Model,
-    layers: &[Placed],
-    grid: Grid,
+    layers: &mut [Placed],
+    profile: &Profile,
+    scope: Scope,
     learned: bool,
 ) -> Result<bool, PassError> {
-    let sites = sites(&model.graph, layers);
+    let grid = Grid::new(profile.reduce_range, profile.weights);
+    let sites = sites(&model.graph, layers, profile, scope)?;
     if sites.is_empty() {
         return Ok(false);
     }
@@ -74,7 +99,7 @@ pub(crate) fn equalize(
         cx.check_cancelled()?;
         let own = match &site.maker {
             Maker::Layer(l) => l.source.as_ref().and_then(|s| seen.get(&s.value)),
-            Maker::Norm(_) => None,
+            Maker::Norm(_) | Maker::Factor => None,
         };
         let Some(channels) = seen.get(&site.value) else {
             continue;
@@ -84,27 +109,75 @@ pub(crate) fn equalize(
             continue;
         };
         apply(&mut model.graph, site, &scales)?;
-        let op = match &site.maker {
-            Maker::Layer(l) => l.op,
-            Maker::Norm(op) => *op,
+        let (op, code) = match (&site.maker, site.takers.first()) {
+            (Maker::Layer(l), _) => (l.op, "equalized"),
+            (Maker::Norm(op), _) => (*op, "equalized"),
+            (Maker::Factor, Some(l)) => {
+                put_factor(&mut model.graph, site, &scales, layers)?;
+                (l.op, "smoothed")
+            }
+            (Maker::Factor, None) => continue,
         };
-        let message = format!("channels scaled, {:.1} dB less error expected behind", gain);
-        cx.applied(&model.graph, op, "equalized", message);
+        let message = format!("channels scaled, {gain:.1} dB less error expected behind");
+        cx.applied(&model.graph, op, code, message);
         changed = true;
     }
     Ok(changed)
 }
 
-fn sites(graph: &Graph, layers: &[Placed]) -> Vec<Site> {
+fn sites(
+    graph: &Graph,
+    layers: &[Placed],
+    profile: &Profile,
+    scope: Scope,
+) -> Result<Vec<Site>, PassError> {
     let by_op: BTreeMap<OpId, &Placed> = layers.iter().map(|p| (p.layer.op, p)).collect();
+    let placement = place(graph, profile, layers.to_vec())?;
+    let made_as_bytes = placement.values.iter().filter(|q| q.bytes);
+    let bytes: BTreeSet<ValueId> = made_as_bytes.map(|q| q.value).collect();
     let mut out = Vec::new();
     let mut done: BTreeSet<ValueId> = BTreeSet::new();
     for p in layers {
-        if done.insert(p.input) {
-            out.extend(site(graph, p.input, &by_op));
+        if !done.insert(p.input) {
+            continue;
         }
+        let rows = takes_rows(&p.layer);
+        let free = (scope.between || (scope.smooth && rows))
+            .then(|| site(graph, p.input, &by_op))
+            .flatten();
+        let with_mul = || {
+            let may = scope.smooth && rows && !bytes.contains(&p.input);
+            may.then(|| mul_site(graph, p.input, &by_op)).flatten()
+        };
+        out.extend(free.or_else(with_mul));
     }
-    out
+    Ok(out)
+}
+
+/// Whether a layer takes the last axis of a value, as one matrix.
+fn takes_rows(layer: &Layer) -> bool {
+    matches!(layer.source.as_ref().map(|s| &s.form), Some(Form::Rows)) && layer.blocks == 1
+}
+
+/// The site of a Mul between a value and the products among the operators that take it.
+fn mul_site(graph: &Graph, value: ValueId, by_op: &BTreeMap<OpId, &Placed>) -> Option<Site> {
+    let mut takers = Vec::new();
+    for u in graph.sorted_uses(value) {
+        let Some(p) = by_op.get(&u.op).filter(|_| u.port == Port::Input(0)) else {
+            continue;
+        };
+        let alone = graph.value(p.layer.weight).has_single_use() && takes_rows(&p.layer);
+        takers.push(alone.then(|| p.layer.clone())?);
+    }
+    let channels = input_channels(takers.first()?);
+    let same = takers.iter().all(|l| input_channels(l) == channels);
+    same.then_some(Site {
+        maker: Maker::Factor,
+        value,
+        takers,
+        bounds: (f64::NEG_INFINITY, f64::INFINITY),
+        channels,
+    })
 }
 
 /// The site around a value, when all that takes it are layers, along its channels.
@@ -120,9 +193,7 @@ fn site(graph: &Graph, value: ValueId, by_op: &BTreeMap<OpId, &Placed>) -> Optio
         takers.push(alone.then(|| p.layer.clone())?);
     }
     let image = takers.iter().all(|l| graph.op(l.op).is("Conv"));
-    let rows = takers
-        .iter()
-        .all(|l| matches!(l.source.as_ref().map(|s| &s.form), Some(Form::Rows)) && l.blocks == 1);
+    let rows = takers.iter().all(takes_rows);
     let channels = input_channels(takers.first()?);
     if !(image || rows) || takers.iter().any(|l| input_channels(l) != channels) {
         return None;
@@ -132,6 +203,7 @@ fn site(graph: &Graph, value: ValueId, by_op: &BTreeMap<OpId, &Placed>) -> Optio
         Maker::Layer(l) if graph.op(l.op).is("Conv") == image => l.blocks * l.rows,
         Maker::Layer(_) => return None,
         Maker::Norm(op) => graph.input_tensor(*op, 1)?.len(),
+        Maker::Factor => return None,
     };
     (made == channels).then_some(Site {
         maker,
@@ -398,7 +470,11 @@ fn scales(
         }
     }
     let gain = 10.0 * (before / best.0.max(f64::MIN_POSITIVE)).log10();
-    Ok((gain > 0.1 && before > 0.0).then_some((best.1, gain)))
+    let least = match site.maker {
+        Maker::Factor => LEAST_GAIN_OF_A_MUL,
+        Maker::Layer(_) | Maker::Norm(_) => LEAST_GAIN,
+    };
+    Ok((gain > least && before > 0.0).then_some((best.1, gain)))
 }
 
 /// A scale within what a Clip and caution allow. Powers of two keep floats exactly as they are.
@@ -451,7 +527,7 @@ fn cost<'a>(
         kernels.push(kernel as f64);
     }
     let made = match &site.maker {
-        Maker::Norm(_) => None,
+        Maker::Norm(_) | Maker::Factor => None,
         Maker::Layer(l) => {
             let all = l.matrices(graph.tensor(l.weight).ok_or_else(gone)?)?;
             let largest = |m: &faer::Mat<f64>, r: usize| {
@@ -498,11 +574,45 @@ fn apply(graph: &mut Graph, site: &Site, scales: &[f64]) -> Result<(), PassError
                 }
             }
         }
+        Maker::Factor => {}
     }
     for l in &site.takers {
         let (kernel, per_block) = (kernel(l), l.cols / kernel(l));
         let of = |b: usize, _: usize, c: usize| 1.0 / scales[b * per_block + c / kernel];
         scale_weight(graph, l, &of)?;
+    }
+    Ok(())
+}
+
+/// Puts a Mul between a value and the layers of a site, which then take what it gives.
+fn put_factor(
+    graph: &mut Graph,
+    site: &Site,
+    scales: &[f64],
+    layers: &mut [Placed],
+) -> Result<(), PassError> {
+    let Some(first) = site.takers.first() else {
+        return Ok(());
+    };
+    let name = graph.value(site.value).name().clone();
+    let factors: Vec<f32> = scales.iter().map(|s| *s as f32).collect();
+    let factors = Tensor::from_vec([factors.len()], factors)?;
+    let factors = graph.add_constant(&format!("{name}_smoothing"), factors)?;
+    let new = NewOp::new("Mul")
+        .input(site.value)
+        .input(factors)
+        .output(format!("{name}_smoothed"))
+        .from([first.op])
+        .beside(first.op);
+    let mul = graph.add_op(new)?;
+    let smoothed = emit::output(graph, mul)?;
+    let takers: BTreeSet<OpId> = site.takers.iter().map(|l| l.op).collect();
+    for p in layers.iter_mut().filter(|p| takers.contains(&p.layer.op)) {
+        graph.set_input(p.layer.op, 0, Some(smoothed))?;
+        p.input = smoothed;
+        if let Some(source) = &mut p.layer.source {
+            source.value = smoothed;
+        }
     }
     Ok(())
 }

@@ -88,6 +88,9 @@ pub struct Profile {
     /// Operators that hand quantized elements on as they are: what goes in and what comes out
     /// have the same scale.
     pub passes_through: Vec<String>,
+    /// Whether channels of what products take are scaled first, by a Mul where nothing before it
+    /// can take the scales in.
+    pub smooth: bool,
     /// Whether large tables that Gathers take rows of are stored as bytes.
     pub tables: bool,
 }

@@ -17,7 +17,7 @@ use crate::tables::{store, table_of};
 use crate::upgrade_opset::{UpgradeOpset, UpgradeOpsetOptions};
 
 use super::calibrate::{Histograms, histograms};
-use super::equalize::equalize;
+use super::equalize::{Scope, equalize};
 use super::placement::{self, Placed, Placement};
 use super::profile::{BiasForm, Granularity, Profile};
 use super::ranges::{Parameters, Wanted, parameters};
@@ -52,7 +52,7 @@ pub(crate) fn quantize(
     }
     let mut copy = model.clone();
     prepare(&mut copy, profile, cx)?;
-    let candidates = choose(options, profile, &copy, cx)?;
+    let mut candidates = choose(options, profile, &copy, cx)?;
     if candidates.is_empty() {
         return Ok(Changed::No);
     }
@@ -61,10 +61,12 @@ pub(crate) fn quantize(
     }
     let whole = options.whole();
     let by_default = profile.weights == Granularity::PerTensor;
-    if whole.equalize.unwrap_or(by_default) {
-        let learned = whole.rounding == Rounding::Learned;
-        equalize(cx, &mut copy, &candidates, grid(profile), learned)?;
-    }
+    let scope = Scope {
+        between: whole.equalize.unwrap_or(by_default),
+        smooth: profile.smooth,
+    };
+    let learned = whole.rounding == Rounding::Learned;
+    equalize(cx, &mut copy, &mut candidates, profile, scope, learned)?;
     let mut session = Session::calibrate(options, profile, copy, candidates, cx)?;
     session.finish_weights(cx)?;
     let float = session.mixed(cx)?;

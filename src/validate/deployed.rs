@@ -97,9 +97,9 @@ pub struct FormReport {
     pub sqnr_db: Option<f64>,
     /// Top-1 accuracy, where there are labels.
     pub accuracy: Option<f64>,
-    /// The median of one run, in milliseconds.
+    /// One run, in milliseconds: the float model's median times `ratio`.
     pub latency_ms: f64,
-    /// Over that of the float model, measured in turn.
+    /// The median over that of the float model, measured in turn.
     pub ratio: f64,
     /// The share of the time that is spent in quantizing and dequantizing, 0 to 1.
     pub quantize_share: f64,

@@ -714,11 +714,13 @@ impl<'a> EngineJudge<'a> {
                 ratio: time.ratio,
                 quantize_share: quantize_share(self.engine, reference, timed, &inputs, &quick)?,
             });
-            // The last pair is the one that was measured longest.
-            if let Some(float) = forms.first_mut() {
-                float.latency_ms = time.before_ms;
-            }
             latency = Some(time);
+        }
+        // The last pair is the one that was measured longest. What a machine does meanwhile is in
+        // both halves of a pair, so ratios bear it and times of two pairs don't.
+        let float = latency.as_ref().map_or(0.0, |l| l.before_ms);
+        for f in &mut forms {
+            f.latency_ms = float * f.ratio;
         }
         let latency = latency.map(|l| Latency {
             form: Some(lowered.form),

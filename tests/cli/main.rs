@@ -13,7 +13,7 @@ mod prune;
 mod quantize;
 mod recipes;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -83,6 +83,17 @@ fn paring_on(input: &[u8], args: &[&str]) -> Run {
     }
 }
 
+/// Two convolutions that take images as those of `fmnist_calib.npz`.
+const SMALL: &str = r#"<ir_version: 10, opset_import: ["": 18]>
+small (float[batch,1,28,28] input) => (float[batch,10] y)
+<float[16,1,3,3] a = random(1), float[32,16,3,3] b = random(2), float[10,32] c = random(3), float[10] d = random(4)>
+{
+    p = Conv <strides: ints = [2,2]> (input, a) q = Relu (p)
+    r = Conv <strides: ints = [2,2]> (q, b) s = Relu (r)
+    t = GlobalAveragePool (s) u = Flatten (t)
+    y = Gemm <transB: int = 1> (u, c, d)
+}"#;
+
 /// A file of testdata.
 fn data(name: &str) -> String {
     format!("{}/testdata/{name}", env!("CARGO_MANIFEST_DIR"))
@@ -106,6 +117,33 @@ impl Folder {
         let model = parse_model(text).unwrap_or_else(|e| panic!("{e} in {text}"));
         paring::write(&model, self.path(name)).unwrap();
         self.path(name)
+    }
+
+    /// The first samples of a file of testdata, in a file of the same name.
+    fn first(&self, samples: usize, name: &str) -> String {
+        let (path, source) = (self.path(name), std::fs::File::open(data(name)).unwrap());
+        let mut whole = zip::ZipArchive::new(source).unwrap();
+        let mut part = zip::ZipWriter::new(std::fs::File::create(&path).unwrap());
+        for i in 0..whole.len() {
+            let (mut array, mut bytes) = (whole.by_index(i).unwrap(), Vec::new());
+            array.read_to_end(&mut bytes).unwrap();
+            // Behind the magic number and the version stands the length of the header.
+            let start = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+            let header = std::str::from_utf8(&bytes[10..start]).unwrap();
+            let (before, rest) = header.split_once("'shape': (").unwrap();
+            let (all, after) = rest.split_once(',').unwrap();
+            let sample = (bytes.len() - start) / all.parse::<usize>().unwrap();
+            let shorter = format!("{before}'shape': ({samples},{}", after.trim_end());
+            part.start_file(array.name(), zip::write::SimpleFileOptions::default())
+                .unwrap();
+            part.write_all(&bytes[..10]).unwrap();
+            let width = start - 11;
+            writeln!(part, "{shorter:width$}").unwrap();
+            part.write_all(&bytes[start..start + samples * sample])
+                .unwrap();
+        }
+        part.finish().unwrap();
+        path
     }
 
     fn file(&self, name: &str, text: &str) -> String {

@@ -7,17 +7,6 @@ use serde_json::json;
 
 use super::*;
 
-/// Two convolutions that take images as those of `fmnist_calib.npz`.
-const SMALL: &str = r#"<ir_version: 10, opset_import: ["": 18]>
-small (float[batch,1,28,28] input) => (float[batch,10] y)
-<float[16,1,3,3] a = random(1), float[32,16,3,3] b = random(2), float[10,32] c = random(3), float[10] d = random(4)>
-{
-    p = Conv <strides: ints = [2,2]> (input, a) q = Relu (p)
-    r = Conv <strides: ints = [2,2]> (q, b) s = Relu (r)
-    t = GlobalAveragePool (s) u = Flatten (t)
-    y = Gemm <transB: int = 1> (u, c, d)
-}"#;
-
 const PASSES: [&str; 2] = ["prune-weights", "remove-channels"];
 
 fn optimized(input: &str, output: &str, pass: &str, more: &[&str]) -> Vec<u8> {

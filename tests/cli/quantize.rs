@@ -4,15 +4,19 @@ use super::*;
 
 /// Quantizes the small convolution network of testdata. Returns the run and its report.
 fn quantize(dir: &Folder, name: &str, step: &str, more: &[&str]) -> (Run, Json) {
+    quantize_model(dir, &data("fmnist_mobilenet_bn.onnx"), name, step, more)
+}
+
+/// The same of any model that takes such images.
+fn quantize_model(dir: &Folder, model: &str, name: &str, step: &str, more: &[&str]) -> (Run, Json) {
     let (out, report) = (dir.path(name), dir.path(&format!("{name}.json")));
-    let (model, calib, eval) = (
-        data("fmnist_mobilenet_bn.onnx"),
-        data("fmnist_calib.npz"),
-        data("fmnist_test.npz"),
+    let (calib, eval) = (
+        dir.first(32, "fmnist_calib.npz"),
+        dir.first(50, "fmnist_test.npz"),
     );
     let args = [
         "optimize",
-        &model,
+        model,
         "-o",
         &out,
         "--pass",
@@ -49,7 +53,7 @@ fn the_default_keeps_the_outputs_and_shrinks_the_file() {
     paring(&["check", &dir.path("out.onnx")]).exits(0);
     // Once is enough.
     let again = dir.path("again.onnx");
-    let (model, calib) = (dir.path("out.onnx"), data("fmnist_calib.npz"));
+    let (model, calib) = (dir.path("out.onnx"), dir.path("fmnist_calib.npz"));
     let args = [
         "optimize",
         &model,
@@ -70,9 +74,7 @@ fn the_result_does_not_depend_on_threads() {
     let dir = Folder::new();
     for threads in ["1", "2"] {
         let more = ["--threads", threads, "--no-validate"];
-        quantize(&dir, threads, "quantize-int8:samples=64", &more)
-            .0
-            .exits(0);
+        quantize(&dir, threads, "quantize-int8", &more).0.exits(0);
     }
     let bytes = |name| std::fs::read(dir.path(name)).unwrap();
     assert!(bytes("1") == bytes("2"));
@@ -97,12 +99,9 @@ fn learned_rounding_is_closer_than_the_nearest() {
 #[test]
 fn a_limit_keeps_layers_float_until_it_holds() {
     let dir = Folder::new();
-    let (run, report) = quantize(
-        &dir,
-        "out.onnx",
-        "quantize-int8:min-sqnr-db=45,samples=64",
-        &[],
-    );
+    let small = dir.model("small.onnx", SMALL);
+    let step = "quantize-int8:min-sqnr-db=45,min-elements=1";
+    let (run, report) = quantize_model(&dir, &small, "out.onnx", step, &[]);
     run.exits(0);
     // The limit is kept on the calibration data; other samples differ a little.
     assert!(sqnr(&report) > 43.0, "{}", sqnr(&report));
@@ -145,7 +144,10 @@ fn weights_alone_and_dynamic_ranges_need_no_data() {
     let dir = Folder::new();
     for (step, least) in [("quantize-weights", 30.0), ("quantize-dynamic", 25.0)] {
         let (out, path) = (dir.path("out.onnx"), dir.path("report.json"));
-        let (model, eval) = (data("langid_transformer.onnx"), data("langid_test.npz"));
+        let (model, eval) = (
+            data("langid_transformer.onnx"),
+            dir.first(50, "langid_test.npz"),
+        );
         let args = [
             "optimize",
             &model,
