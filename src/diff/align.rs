@@ -56,6 +56,7 @@ pub(super) fn align(a: &Net<'_>, b: &Net<'_>, env_a: &Env, env_b: &Env) -> Align
         holds: true,
         labels: (Vec::new(), Vec::new()),
         origins: vec![None; b.ops.len()],
+        namesakes: vec![None; a.ops.len()],
     };
     aligner.run();
     aligner.out
@@ -86,6 +87,8 @@ struct Aligner<'a> {
     /// By operators of the second graph: those of the first that they were made from, where the
     /// file records it. Such an operator is no other one of the first graph.
     origins: Vec<Option<Vec<usize>>>,
+    /// By operators of the first graph: the only one of the second with the same name and type.
+    namesakes: Vec<Option<usize>>,
 }
 
 /// Keys of the operators of both sides, by place.
@@ -131,6 +134,7 @@ impl Aligner<'_> {
             return;
         }
         self.origins = self.recorded_origins();
+        self.namesakes = self.same_names();
         // The same graph but for the elements of weights, or but for their shapes as well.
         let types = self.structures(Detail::Types);
         let (own_types, up_types, down_types) = self.keys(&types);
@@ -265,7 +269,28 @@ impl Aligner<'_> {
         let origin = self.origins.get(j).and_then(Option::as_ref);
         self.out.to_b[i].is_none()
             && self.out.to_a[j].is_none()
-            && origin.is_none_or(|from| from.contains(&i))
+            && origin.is_none_or(|from| from.contains(&i) && !self.has_namesake(i, j))
+    }
+
+    /// Whether another operator of the second graph still has the name and the type of `i`, so
+    /// that `j`, which was made from `i`, stands beside it.
+    fn has_namesake(&self, i: usize, j: usize) -> bool {
+        let other = self.namesakes.get(i).copied().flatten();
+        other.is_some_and(|k| k != j && self.out.to_a[k].is_none())
+    }
+
+    /// For each operator of the first graph the only one of the second with its name and type.
+    fn same_names(&self) -> Vec<Option<usize>> {
+        let mut named: HashMap<&Name, Option<usize>> = HashMap::new();
+        for (j, label) in self.labels.1.iter().enumerate() {
+            let entry = named.entry(label);
+            entry.and_modify(|e| *e = None).or_insert(Some(j));
+        }
+        let of = |(i, label): (usize, &Name)| {
+            let j = named.get(label).copied().flatten()?;
+            self.same_type(i, j).then_some(j)
+        };
+        self.labels.0.iter().enumerate().map(of).collect()
     }
 
     /// What operators of the second graph were made from. A record that doesn't fit the names of
@@ -403,7 +428,9 @@ impl Aligner<'_> {
             }
             let names = std::iter::once(&self.labels.1[j]).chain(&origin.from);
             let found = names.filter_map(|n| named.get(n).copied().flatten());
-            let of_type = |&i: &usize| self.same_type(i, j) && self.out.to_b[i].is_none();
+            let of_type = |&i: &usize| {
+                self.same_type(i, j) && self.out.to_b[i].is_none() && !self.has_namesake(i, j)
+            };
             if let Some(i) = found.filter(of_type).find(|&i| {
                 let (support, conflict) = self.agreement(i, j);
                 let label = &self.labels.0[i];
