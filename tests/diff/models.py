@@ -71,11 +71,10 @@ def removed(d, kind):
 # How often a diff shows what a pass reports to have done.
 COUNTS = {
     ("fold-batch-norm", "folded"): lambda d: len(removed(d, "BatchNormalization")),
-    # Codes are marked with the pass that made them, not with what was done to the weight before.
-    ("prune-weights", "pruned"): lambda d: sum(
-        # Clustering moves a few small weights to the code of zero.
-        t["sparsity_after"] > t["sparsity_before"] + 0.05 and not t["name"].endswith("_scales")
-        for t in {t["name"]: t for p in ("prune-weights", "cluster-weights") for t in weights(d, p)}.values()),
+    # Clustering moves small weights to the code of zero as well, and which of both made a zero is
+    # recorded nowhere: that each pruned weight is told of must do there.
+    ("prune-weights", "pruned"): lambda d: None if weights(d, "cluster-weights") else sum(
+        t["sparsity_after"] > t["sparsity_before"] for t in weights(d, "prune-weights")),
     # The codes of a long weight are expanded in pieces; scales and biases lie together as vectors.
     ("cluster-weights", "clustered"): lambda d: len(
         {re.sub(r"_index(_\d+)?$", "", o["name"]) for o in added(d, "cluster-weights", {"Cast"})
@@ -168,8 +167,9 @@ class Check:
                 told[p["name"], code] += count
         for (name, code), count in told.items():
             find = COUNTS.get((name, code))
-            if find:
-                self.same(f"{name} {code}", find(self.diff), count)
+            found = find(self.diff) if find else None
+            if found is not None:
+                self.same(f"{name} {code}", found, count)
 
     def names(self):
         known = set()
