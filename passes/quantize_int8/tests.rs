@@ -172,7 +172,7 @@ fn quantized(options: &str, before: &str, samples: Vec<Vec<Tensor>>) -> Model {
     model
 }
 
-const PLAIN: &str = r#"{"min-elements": 1, "rounding": "nearest", "correct-bias": false, "equalize": false, "reduce-range": false, "calibration": "min-max"}"#;
+const PLAIN: &str = r#"{"min-elements": 1, "rounding": "nearest", "correct-bias": false, "equalize": false, "smooth": false, "reduce-range": false, "calibration": "min-max"}"#;
 
 #[test]
 fn a_gemm_with_its_bias() {
@@ -227,7 +227,7 @@ fn calibration_is_kept_in_a_file_and_used_again() {
     std::fs::create_dir_all(&folder).unwrap();
     let file = folder.join("seen.json");
     let options = format!(
-        r#"{{"min-elements": 1, "rounding": "nearest", "correct-bias": false, "equalize": false, "calibration-file": {:?}}}"#,
+        r#"{{"min-elements": 1, "rounding": "nearest", "correct-bias": false, "equalize": false, "smooth": false, "calibration-file": {:?}}}"#,
         file.display().to_string()
     );
     let before = r#"<opset_import: ["": 18]> g (float[1,2] x) => (float[1,2] y) <float[2,2] w = {1, 2, 3, 4}> { y = MatMul (x, w) }"#;
