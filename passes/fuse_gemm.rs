@@ -215,7 +215,7 @@ fn absorb_transposes(
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail so")]
 
     use super::FuseGemm;
     use crate::testing::{check, refused, unchanged};

@@ -663,7 +663,7 @@ fn broadcast_pairs(a: &[usize], b: &[usize]) -> Option<Vec<(usize, usize)>> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail so")]
 
     use paring_ir::analysis::AnalysisCache;
 

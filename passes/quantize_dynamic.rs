@@ -301,7 +301,7 @@ fn dynamic(
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail so")]
 
     use super::QuantizeDynamic;
     use crate::testing::{check, refused, run};

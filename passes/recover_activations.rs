@@ -368,7 +368,7 @@ fn obstacle(
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail so")]
 
     use super::RecoverActivations;
     use crate::testing::{check, refused, unchanged};

@@ -355,7 +355,7 @@ fn parameter(
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail so")]
 
     use super::RecoverNormalizations;
     use crate::testing::{check, refused};

@@ -117,7 +117,7 @@ fn error(tensor: &Tensor, stored: &StoredWeight) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail so")]
 
     use super::{store, table_of};
     use crate::testing::parse as model;

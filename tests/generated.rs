@@ -1,7 +1,7 @@
 //! Documents that are made from the code. They are compared here;
 //! `BLESS=1 cargo test --test generated` writes them anew.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail so")]
 
 use std::fmt::Write;
 use std::process::Command;

@@ -1,6 +1,6 @@
 //! Tests of the graph and its edits. They use what passes use, and the textual syntax.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail so")]
 
 use crate::attr::AttrValue;
 use crate::graph::{Graph, GraphError, OpId, Port, ValueId};

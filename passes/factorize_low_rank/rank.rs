@@ -221,7 +221,7 @@ pub(super) fn choices(
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail so")]
 
     use super::*;
 

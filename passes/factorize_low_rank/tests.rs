@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail so")]
 
 use paring_ir::analysis::AnalysisCache;
 use paring_ir::pass::Remarks;

@@ -1,6 +1,6 @@
 //! Tests of `prune-weights`.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail so")]
 
 use serde_json::json;
 

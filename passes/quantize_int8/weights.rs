@@ -399,7 +399,7 @@ pub(crate) fn per_axis(tensor: &Tensor, axis: usize) -> Result<super::emit::Weig
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail so")]
 
     use super::*;
 

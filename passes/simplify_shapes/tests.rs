@@ -1,6 +1,6 @@
 //! Tests of `simplify-shapes`.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail so")]
 
 use super::*;
 use crate::testing::{check, refused, unchanged};

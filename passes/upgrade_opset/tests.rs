@@ -1,6 +1,6 @@
 //! Tests of `upgrade-opset`.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail so")]
 
 use paring_ir::analysis::AnalysisCache;
 use paring_ir::schema::{AttrDefault, OpSchema, Presence};

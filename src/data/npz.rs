@@ -831,7 +831,7 @@ fn class_numbers(t: &Tensor) -> Option<Vec<i64>> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail so")]
     use std::io::Write;
 
     use paring_ir::Graph;

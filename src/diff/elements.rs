@@ -473,7 +473,7 @@ fn pivoted_cholesky(g: &mut [f64], n: usize, tolerance: f64) -> usize {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail so")]
 
     use super::*;
 

@@ -1,7 +1,7 @@
 //! Copies of models in which it is known what changed. `tests/diff/planted.py` does the same with
 //! files that another program wrote.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail so")]
 
 use std::collections::HashMap;
 

@@ -583,7 +583,7 @@ fn offset(
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail so")]
     use paring_ir::pass::NoProgress;
     use paring_ir::text::parse_model;
 

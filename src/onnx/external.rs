@@ -196,7 +196,7 @@ fn hard_links(_: &Metadata) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail so")]
     use super::*;
 
     fn entries(list: &[(&str, &str)]) -> Vec<(Name, Name)> {

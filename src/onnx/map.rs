@@ -122,7 +122,7 @@ fn same_file(a: &Metadata, b: &Metadata) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail so")]
     use super::*;
 
     #[test]

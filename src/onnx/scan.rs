@@ -308,7 +308,7 @@ fn decoded_alone(message: &Message, inner: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail so")]
     use super::*;
 
     /// A length-delimited field.

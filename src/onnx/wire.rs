@@ -210,7 +210,7 @@ fn problem(offset: usize, problem: impl Into<String>) -> WireError {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail so")]
     use super::*;
 
     fn all(data: &[u8]) -> Result<Vec<(u32, Wire, Range<usize>)>, WireError> {

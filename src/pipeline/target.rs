@@ -97,7 +97,7 @@ pub(super) fn set(
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail so")]
 
     use serde_json::json;
 

@@ -316,7 +316,7 @@ fn class(row: &[f64], numbers: bool) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail so")]
     use super::*;
 
     fn difference(a: &[f32], b: &[f32]) -> OutputDifference {

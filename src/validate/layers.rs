@@ -600,7 +600,7 @@ fn relative(sums: &Sums) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail so")]
     use paring_ir::text::parse_model;
 
     use super::*;

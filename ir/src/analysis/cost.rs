@@ -771,7 +771,7 @@ fn carries_sizes(class: Class) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail so")]
 
     use super::*;
     use crate::text::parse_model;

@@ -813,7 +813,7 @@ impl fmt::Debug for SymDim {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail so")]
     use super::*;
 
     fn n(v: i64) -> SymDim {

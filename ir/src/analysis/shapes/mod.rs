@@ -327,7 +327,7 @@ fn fits(fact: &TensorFact, declared: &ValueType) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail so")]
     use super::testing::*;
     use super::*;
     use crate::attr::{AttrKind, AttrValue, Attribute};

@@ -1,6 +1,6 @@
 //! Small graphs built in code, and facts as text, for the tests of the rules.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail so")]
 
 use super::{Contents, ShapeOptions, Shapes, SymDim};
 use crate::graph::{Graph, ValueId};
