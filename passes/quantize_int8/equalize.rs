@@ -142,14 +142,15 @@ fn sites(
             continue;
         }
         let rows = takes_rows(&p.layer);
-        let free = (scope.between || (scope.smooth && rows))
-            .then(|| site(graph, p.input, &by_op))
-            .flatten();
-        let with_mul = || {
-            let may = scope.smooth && rows && !bytes.contains(&p.input);
-            may.then(|| mul_site(graph, p.input, &by_op)).flatten()
-        };
-        out.extend(free.or_else(with_mul));
+        let found = site(graph, p.input, &by_op);
+        let smooth = scope.smooth && rows;
+        out.extend(match found {
+            Some(s) if scope.between || (smooth && matches!(s.maker, Maker::Norm(_))) => Some(s),
+            // Channels behind a Relu may be rarely active: what was seen of them says too little.
+            Some(_) => None,
+            None if smooth && !bytes.contains(&p.input) => mul_site(graph, p.input, &by_op),
+            None => None,
+        });
     }
     Ok(out)
 }
