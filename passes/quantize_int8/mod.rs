@@ -123,9 +123,8 @@ pub struct Options {
     #[schemars(extend("x-scope" = "pass"))]
     pub equalize: Option<bool>,
     /// Scale the channels of what MatMul and Gemm take before it becomes bytes, where they differ
-    /// much: in the LayerNormalization or the layer that makes them, or by a Mul where nothing
-    /// before can take the scales in and the error expected falls by 3 dB; by default as the
-    /// target wants.
+    /// much: in the LayerNormalization that makes them, or else by a Mul where the error expected
+    /// falls by 3 dB; by default as the target wants.
     #[schemars(extend("x-scope" = "pass"))]
     pub smooth: Option<bool>,
     /// Take out the shift of the means that quantization makes.
