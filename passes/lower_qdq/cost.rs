@@ -18,11 +18,13 @@ use super::find::{Found, Layer};
 const FLOAT_PRODUCT: f64 = 1.0 / 45.0;
 const FLOAT_POINTWISE: f64 = 1.0 / 34.0;
 const FLOAT_WINDOWS: f64 = 1.0 / 28.0;
-const INTEGER: f64 = 1.0 / 150.0;
-const PACK: f64 = 2.0;
+const INTEGER: f64 = 1.0 / 130.0;
+const PACK: f64 = 0.8;
 /// Windows are laid out one by one, as the engine has no lazy form for bytes.
 const UNFOLD: f64 = 1.4;
-const QUANTIZE: f64 = 1.5;
+/// Sums of 32 bits into bytes, with a clamp.
+const REQUANTIZE: f64 = 1.6;
+const QUANTIZE: f64 = 2.4;
 const DEQUANTIZE: f64 = 0.5;
 /// A cast, and a product by output, which are not one with the multiplication.
 const BY_OUTPUT: f64 = 1.2;
@@ -117,7 +119,7 @@ pub(super) fn by_form(graph: &Graph, found: &Found, shapes: &Shapes, by_output: 
         let out = if by_output { BY_OUTPUT } else { DEQUANTIZE };
         costs.layers.push(LayerCost {
             float: macs * float + OVERHEAD,
-            bytes: integer,
+            bytes: integer + REQUANTIZE * rows * outputs,
             floats: integer + out * rows * outputs + OVERHEAD,
         });
     }

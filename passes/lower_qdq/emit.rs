@@ -10,6 +10,7 @@ use crate::edits::axes_op;
 
 use super::cost::{Flow, Form};
 use super::find::{Bytes, Found, Layer, Params};
+use super::large::in_pieces;
 
 /// A layer's weight as it is written: one scale for all, or one for each output.
 #[derive(Clone, Debug)]
@@ -18,6 +19,8 @@ pub(super) struct Ready {
     pub(super) scales: Vec<f32>,
     /// The bias in 32 bits, where there is one.
     pub(super) bias: Option<Vec<i32>>,
+    /// The zero point of the input's bytes; 0 where the bias makes up for it.
+    pub(super) zero: i8,
     /// How many axes the activation has.
     pub(super) rank: usize,
 }
@@ -64,6 +67,7 @@ pub(super) fn emit(
     }
     let made = emitter.made;
     remove_unused(&mut model.graph)?;
+    in_pieces(&mut model.graph)?;
     model.drop_unused_constants()?;
     Ok(made)
 }
@@ -123,6 +127,18 @@ impl Emitter<'_> {
         let scale = self.constant(format!("{name}_scale"), Tensor::scalar(params.scale))?;
         let zero = self.constant(format!("{name}_zero_point"), Tensor::scalar(params.zero))?;
         Ok((scale, zero))
+    }
+
+    /// The zero point that a layer takes its input with, unless it is 0.
+    fn zero(&mut self, layer: &Layer, ready: &Ready) -> Result<Option<ValueId>, PassError> {
+        match ready.zero {
+            0 => Ok(None),
+            _ => Ok(Some(self.params(layer.input)?.1)),
+        }
+    }
+
+    fn no_zero(&mut self) -> Result<ValueId, PassError> {
+        self.constant("zero_int8".to_owned(), Tensor::scalar(0i8))
     }
 
     /// The signed bytes of a value, quantizing it where nothing makes them.
@@ -212,14 +228,17 @@ impl Emitter<'_> {
             return Err(PassError::Bug("a layer makes no bytes".to_owned()));
         };
         let x = self.bytes(layer.input)?;
-        let (xs, xz) = self.params(layer.input)?;
+        let (xs, _) = self.params(layer.input)?;
+        let xz = self
+            .zero(layer, ready)?
+            .map_or_else(|| self.no_zero(), Ok)?;
         let (ys, yz) = self.params(output)?;
         let label = self.graph.op_label(layer.op);
         let scale = ready.scales.first().copied().unwrap_or(1.0);
         let ws = self
             .graph
             .add_constant(&format!("{label}_weight_scale"), Tensor::scalar(scale))?;
-        let wz = self.constant("zero_int8".to_owned(), Tensor::scalar(0i8))?;
+        let wz = self.no_zero()?;
         let bias = self.bias(layer, ready)?;
         let hint = self.name(output);
         let call = |op: &str, x: ValueId, w: ValueId| {
@@ -286,11 +305,14 @@ impl Emitter<'_> {
     /// From bytes to floats.
     fn emit_floats(&mut self, i: usize, layer: &Layer, ready: &Ready) -> Result<(), PassError> {
         let x = self.bytes(layer.input)?;
-        let (_, xz) = self.params(layer.input)?;
+        let xz = self.zero(layer, ready)?;
         let scale = self.about(layer.input)?.1.scale;
         let label = self.graph.op_label(layer.op);
         let w = self.matrix(layer, ready)?;
-        let new = NewOp::new("MatMulInteger").input(x).input(w).input(xz);
+        let new = NewOp::new("MatMulInteger")
+            .input(x)
+            .input(w)
+            .inputs(xz.map(Some));
         let mut sums = self.part(new.name(label.clone()), i, &format!("{label}_integers"))?;
         if let Some(bias) = self.bias(layer, ready)? {
             let new = NewOp::new("Add").input(sums).input(bias);

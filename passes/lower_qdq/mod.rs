@@ -27,6 +27,9 @@
 //!   weights stay stored as bytes, which the engine folds when it loads the model. Where a
 //!   quantizer left a Relu or Clip to the range of the bytes, a Clip does its work;
 //! - unsigned bytes become signed ones, which is what the kernels multiply;
+//! - weights that the engine would dequantize in every run, since they take more than it computes
+//!   ahead, are stored in pieces (see `large`);
+//! - zero points of inputs move into biases, or the engine adds up large weights in every run;
 //! - no DequantizeLinear is left before a Softmax or a normalization, of which tract would make
 //!   a wrong table.
 //!
@@ -47,6 +50,7 @@
 mod cost;
 mod emit;
 mod find;
+mod large;
 mod measure;
 #[cfg(test)]
 mod tests;
@@ -205,6 +209,7 @@ impl LowerQdq {
         let whole = self.options.whole();
         let inputs = match whole.max_latency_ratio {
             Some(_) => Some(Measure::inputs(model, cx)?),
+            None if cx.data.is_some() => Measure::inputs(model, cx).ok(),
             None => None,
         };
         let shapes = shapes(model, inputs.as_deref());
@@ -296,7 +301,22 @@ impl LowerQdq {
         let Some(bias) = weights::bias(layer, input, &scales) else {
             return refuse("odd-bias", "the bias doesn't fit 32 bits".to_owned());
         };
-        let turns = bias.is_none() || rank == 2 || rank == 3;
+        let turnable = rank == 2 || rank == 3;
+        // A product of rows with a bias is turned into a convolution, or else gives floats.
+        let free = match is_conv {
+            true => unpadded(graph, layer),
+            false => turnable || bias.is_some(),
+        };
+        let with_zero = match input.zero {
+            0 => None,
+            zero if free => {
+                weights::with_zero_point(&layer.weight, &numbers, bias.as_deref(), zero)
+            }
+            _ => None,
+        };
+        let zero = if with_zero.is_some() { 0 } else { input.zero };
+        let bias = with_zero.or(bias);
+        let turns = bias.is_none() || turnable;
         let able = Able {
             bytes: layer.output.is_some() && scales.len() == 1 && (is_conv || turns),
             floats: !is_conv,
@@ -305,20 +325,46 @@ impl LowerQdq {
             numbers,
             scales,
             bias,
+            zero,
             rank,
         };
         (able, Some(ready))
     }
 }
 
-/// Shapes for these inputs, or as far as the model says.
+/// Whether no window of a convolution reaches into padding, which has the zero point in it.
+fn unpadded(graph: &Graph, layer: &Layer) -> bool {
+    let o = graph.op(layer.op);
+    let pointwise = layer.weight.dims.iter().skip(2).all(|&k| k == 1);
+    let padded = o.ints("pads").is_some_and(|p| p.iter().any(|&p| p != 0));
+    match o.string("auto_pad").unwrap_or("NOTSET") {
+        "NOTSET" => !padded,
+        "VALID" => true,
+        _ => pointwise,
+    }
+}
+
+/// Shapes for these inputs, or as far as the model says, for a batch of one where it is left open.
 fn shapes(model: &Model, inputs: Option<&[Tensor]>) -> Shapes {
     let mut options = ShapeOptions::default();
-    for (&v, t) in model.graph.inputs().iter().zip(inputs.unwrap_or_default()) {
-        let dims = t.dims().iter();
-        let dims = dims.map(|&d| i64::try_from(d).unwrap_or(i64::MAX));
-        let name = model.graph.value(v).name().to_string();
-        options.input_shapes.insert(name, dims.collect());
+    let graph = &model.graph;
+    for (i, &v) in graph.inputs().iter().enumerate() {
+        let given = inputs.and_then(|all| all.get(i)).map(|t| {
+            let dims = t.dims().iter();
+            dims.map(|&d| i64::try_from(d).unwrap_or(i64::MAX))
+                .collect()
+        });
+        let batch_of_one = || {
+            let ty = graph.value(v).known_type()?;
+            let dims = ty.shape()?;
+            let open = dims.first()?.known().is_none();
+            let size = |(axis, _)| if axis == 0 { 1 } else { -1 };
+            open.then(|| dims.iter().enumerate().map(size).collect::<Vec<i64>>())
+        };
+        if let Some(dims) = given.or_else(batch_of_one) {
+            let name = graph.value(v).name().to_string();
+            options.input_shapes.insert(name, dims);
+        }
     }
     Shapes::infer(model, &options)
 }

@@ -125,6 +125,7 @@ fn a_product_with_a_bias_between_bytes_becomes_a_convolution_over_rows() {
 
 #[test]
 fn a_product_of_floats_to_come_adds_its_bias_to_the_sums() {
+    // 8 and -8, less the zero point times what the columns add up to.
     check::<LowerQdq>(
         r#"{"only": ["m"]}"#,
         r#"<opset_import: ["": 18]> g (float[4,2] x) => (float[4,2] y)
@@ -134,13 +135,68 @@ fn a_product_of_floats_to_come_adds_its_bias_to_the_sums() {
             [m] y = Gemm (xd, wd, b)
         }"#,
         r#"<opset_import: ["": 18]> g (float[4,2] x) => (float[4,2] y)
-        <int8[2,2] w = {1, 2, 3, 4}, float xq_scale = {0.5}, int8 xq_zero_point = {3}, int32[2] m_bias = {8, -8}, float m_product_scale = {0.125}> {
+        <int8[2,2] w = {1, 2, 3, 4}, float xq_scale = {0.5}, int8 xq_zero_point = {3}, int32[2] m_bias = {-4, -26}, float m_product_scale = {0.125}> {
             xq_1 = QuantizeLinear (x, xq_scale, xq_zero_point)
-            [m] m_integers = MatMulInteger (xq_1, w, xq_zero_point)
+            [m] m_integers = MatMulInteger (xq_1, w)
             m_sums = Add (m_integers, m_bias)
             y = DequantizeLinear (m_sums, m_product_scale)
         }"#,
     );
+}
+
+#[test]
+fn a_convolution_with_padding_keeps_the_zero_point() {
+    let body = CHAIN.replace(
+        "[second] c = Conv (rd",
+        "[second] c = Conv <pads: ints = [1, 1, 1, 1]> (rd",
+    );
+    let zero_of_second = |body: &str| {
+        let text = around("float[1,2,4,4] x", "float y", CHAIN_WEIGHTS, body);
+        let (model, _) = run::<LowerQdq>(None, r#"{"only": ["first", "second"]}"#, &text);
+        let g = &model.graph;
+        let second = g.ops().find(|&op| *g.op_label(op) == *"second").unwrap();
+        let bias = g.input_tensor(second, 8).map(|b| b.to_i64s().unwrap());
+        (g.input_tensor(second, 2).unwrap().to_i64s().unwrap(), bias)
+    };
+    assert_eq!(zero_of_second(&body), (vec![-128], None));
+    // 128 times 4 + 3 and 2 + 1.
+    assert_eq!(zero_of_second(CHAIN), (vec![0], Some(vec![896, 384])));
+}
+
+#[test]
+fn a_batch_that_is_left_open_is_one() {
+    let body = r#"
+        xq = QuantizeLinear (x, s, z) xd = DequantizeLinear (xq, s, z)
+        wd = DequantizeLinear (w, sw, zw)
+        [m] y = MatMul (xd, wd)"#;
+    let weights = "int8[2,2] w = {1, 2, 3, 4}";
+    let text = around("float[n,2] x", "float[n,2] y", weights, body);
+    let (_, remarks) = run::<LowerQdq>(None, r#"{"only": ["m"]}"#, &text);
+    assert_eq!(remarks.missed["few-rows"], 1);
+}
+
+#[test]
+fn a_large_weight_that_stays_float_is_stored_in_pieces() {
+    let body = r#"
+        xq = QuantizeLinear (x, s, z) xd = DequantizeLinear (xq, s, z)
+        wd = DequantizeLinear <axis: int = 0> (w, sc, zc)
+        [m] y = Gemm <transB: int = 1> (xd, wd)"#;
+    let weights = "int8[3,524288] w = zeros, float[3] sc = {1, 2, 3}, int8[3] zc = {0, 0, 0}";
+    let text = around("float[1,524288] x", "float[1,3] y", weights, body);
+    let (model, _) = run::<LowerQdq>(None, "", &text);
+    let kinds = kinds(&model);
+    assert_eq!(
+        kinds,
+        ["DequantizeLinear", "DequantizeLinear", "Concat", "Gemm"]
+    );
+    let dims = |name: &str| tensor(&model, name).dims().to_vec();
+    assert_eq!(dims("w_piece"), [2, 524288]);
+    assert_eq!(dims("w_piece_1"), [1, 524288]);
+    assert_eq!(
+        tensor(&model, "w_piece_scale").to_f64s().unwrap(),
+        [1.0, 2.0]
+    );
+    assert_eq!(tensor(&model, "w_piece_scale_1").to_f64s().unwrap(), [3.0]);
 }
 
 /// A weight whose outputs differ so much that one scale ruins the second.

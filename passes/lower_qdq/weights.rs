@@ -74,3 +74,26 @@ pub(super) fn bias(layer: &Layer, input: Params, scales: &[f32]) -> Option<Optio
     let all: Option<Vec<i32>> = bias.iter().enumerate().map(number).collect();
     Some(Some(all?))
 }
+
+/// The bias with what the zero point of the input adds up to in each output, with which the
+/// products can take the bytes as numbers from a zero of 0. Engines work the same sums out from
+/// the weight, tract anew in every run where the weight is large. `None` where that doesn't fit 32
+/// bits.
+pub(super) fn with_zero_point(
+    weight: &Weight,
+    numbers: &[i8],
+    bias: Option<&[i32]>,
+    zero: i8,
+) -> Option<Vec<i32>> {
+    let mut sums = vec![0i64; weight.outputs()];
+    for (i, n) in numbers.iter().enumerate() {
+        *sums.get_mut(weight.output_of(i))? += i64::from(*n);
+    }
+    let moved = |(i, sum): (usize, &i64)| {
+        let bias = bias.and_then(|b| b.get(i)).copied().unwrap_or(0);
+        let moved = i64::from(bias) - i64::from(zero) * sum;
+        let fits = (moved as f64).abs() < BIAS_LIMIT;
+        i32::try_from(moved).ok().filter(|_| fits)
+    };
+    sums.iter().enumerate().map(moved).collect()
+}
