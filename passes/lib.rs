@@ -12,6 +12,7 @@ mod clustered;
 mod common;
 mod edits;
 mod facts;
+mod held_out;
 mod latency;
 mod layers;
 mod linear;

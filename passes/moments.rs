@@ -11,10 +11,11 @@ use std::sync::Mutex;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Par};
 use paring_ir::engine::{CompileOptions, EngineError};
-use paring_ir::observe::Watch;
+use paring_ir::observe::{Mask, Watch};
 use paring_ir::{Model, PassContext, PassError, Tensor, ValueId};
 use rayon::prelude::*;
 
+use crate::held_out::is_held_out;
 use crate::layers::{Form, Layer, Source, Windows};
 
 /// The moments of the inputs of a layer, over all columns that were seen.
@@ -129,9 +130,6 @@ pub(crate) struct Split {
     pub(crate) held_samples: usize,
 }
 
-/// Of so many runs of the model one is held out.
-const HELD_OUT: u64 = 4;
-
 /// Streams the calibration data through a model and, where there is one, its reference side by
 /// side. The result is in the order of the jobs; `None` for layers whose inputs the engine can't
 /// give. Fails when there is no engine or no data.
@@ -210,7 +208,8 @@ fn collect_parts(
                 .saturating_mul(sample.count.max(1))
                 .div_ceil(samples)
         };
-        let held = parts > 1 && position % HELD_OUT == HELD_OUT - 1;
+        let held = parts > 1 && is_held_out(position);
+        let mask = Mask::of(&model.graph, sample);
         let add = |(job, sums): (&Job<'_>, &Mutex<Vec<Sums>>)| {
             let mut parts = sums.lock().unwrap_or_else(|e| e.into_inner());
             let Some(sums) = parts.get_mut(usize::from(held)) else {
@@ -221,7 +220,7 @@ fn collect_parts(
             let other = other.and_then(|s| find(&reference, s));
             let crossed = job.reference.is_some();
             match own.filter(|_| !crossed || other.is_some()) {
-                Some(own) => sums.add(job, own, other, share(job), position),
+                Some(own) => sums.add(job, (own, other), mask.as_ref(), share(job), position),
                 None => sums.broken = true,
             }
         };
@@ -299,12 +298,13 @@ impl Sums {
         }
     }
 
-    /// Takes in at most `wanted` columns of each block from one run of the model.
+    /// Takes in at most `wanted` columns of each block from one run of the model, of those that
+    /// count where there is a mask.
     fn add(
         &mut self,
         job: &Job<'_>,
-        own: &Tensor,
-        other: Option<&Tensor>,
+        (own, other): (&Tensor, Option<&Tensor>),
+        mask: Option<&Mask>,
         wanted: usize,
         position: u64,
     ) {
@@ -324,7 +324,13 @@ impl Sums {
                 return;
             }
         };
-        let picked = thinned(own.count, wanted, position);
+        let picked = match mask.and_then(|m| own.unmasked(m)) {
+            Some(all) => {
+                let picked = thinned(all.len(), wanted, position);
+                picked.into_iter().map(|at| all[at]).collect()
+            }
+            None => thinned(own.count, wanted, position),
+        };
         let width = own.width.max(other.as_ref().map_or(0, |o| o.width)).max(1);
         // A buffer of a few megabytes stays in the cache.
         let chunk = ((1 << 20) / width).clamp(32, 4096);
@@ -505,6 +511,13 @@ impl<'a> Columns<'a> {
         let weight = self.layer.dims.get(self.layer.layout.batch_axes.clone())?;
         self.matrices = broadcast_pairs(batch, weight)?;
         (inner == self.layer.cols).then_some(self)
+    }
+
+    /// The columns that count, where the activation runs along the positions of a mask.
+    fn unmasked(&self, mask: &Mask) -> Option<Vec<usize>> {
+        let by_row = matches!(self.form, Form::Rows | Form::Steps) && self.matrices.is_empty();
+        let rows = mask.rows(self.dims).filter(|_| by_row)?;
+        Some((0..self.count).filter(|&at| rows[at]).collect())
     }
 
     fn batches(&self) -> usize {

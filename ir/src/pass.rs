@@ -380,6 +380,36 @@ impl<'a> PassContext<'a> {
         self
     }
 
+    /// Runs a part of a pass on other calibration data, such as a share of it. What is said there is
+    /// said here.
+    pub fn with_data<T>(
+        &mut self,
+        data: &dyn DataSource,
+        run: impl FnOnce(&mut PassContext<'_>) -> T,
+    ) -> T {
+        let mut inner = PassContext {
+            engine: self.engine,
+            data: Some(data),
+            analyses: &mut *self.analyses,
+            seed: self.seed,
+            threads: self.threads,
+            remarks: std::mem::take(&mut self.remarks),
+            notes: std::mem::take(&mut self.notes),
+            resolved: self.resolved.take(),
+            cancel: self.cancel,
+            progress: self.progress,
+        };
+        let out = run(&mut inner);
+        let PassContext {
+            remarks,
+            notes,
+            resolved,
+            ..
+        } = inner;
+        (self.remarks, self.notes, self.resolved) = (remarks, notes, resolved);
+        out
+    }
+
     /// The analysis of the model in its present state.
     pub fn analysis<A: Analysis>(&mut self, model: &Model) -> Arc<A> {
         self.analyses.get(model)

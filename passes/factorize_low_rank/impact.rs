@@ -4,7 +4,7 @@
 //! each layer is tried alone: factorized to about half, with all others as they were.
 
 use paring_ir::engine::{CompileOptions, EngineError, Sample};
-use paring_ir::observe::Watch;
+use paring_ir::observe::{Mask, Watch};
 use paring_ir::{Model, PassContext, PassError, Tensor};
 use rayon::prelude::*;
 
@@ -139,11 +139,14 @@ fn trial(
     let mut outputs = vec![(0.0f64, 0.0f64); model.graph.outputs().len()];
     for r in runs {
         let found = run(&mut watch, &r.sample).ok()?;
+        let mask = Mask::of(&tried.graph, &r.sample);
         for (sums, (a, b)) in outputs.iter_mut().zip(r.outputs.iter().zip(&found)) {
+            let dims = a.dims();
             let (Some(a), Some(b)) = (a.to_f32s(), b.to_f32s()) else {
                 continue;
             };
-            for (&a, &b) in a.iter().zip(b.iter()) {
+            let counted = |all| Mask::counted(mask.as_ref(), dims, all).into_owned();
+            for (a, b) in counted(&a).into_iter().zip(counted(&b)) {
                 let (a, b) = (f64::from(a), f64::from(b));
                 if a.is_finite() {
                     sums.0 += (a - b) * (a - b);

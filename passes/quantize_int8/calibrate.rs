@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use paring_ir::engine::{CompileOptions, EngineError};
-use paring_ir::observe::observe;
+use paring_ir::observe::{Mask, observe};
 use paring_ir::{Model, PassContext, PassError, ValueId};
 use serde::{Deserialize, Serialize};
 
@@ -73,7 +73,9 @@ pub(crate) fn histograms(
                 cx.progress().advance(sample.count as u64);
             }
             if let Some(elements) = t.to_f32s() {
-                seen.entry(v).or_default().add(&elements);
+                let mask = Mask::of(&model.graph, sample);
+                let counted = Mask::counted(mask.as_ref(), t.dims(), &elements);
+                seen.entry(v).or_default().add(&counted);
             }
             Ok(())
         },

@@ -17,7 +17,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use paring_ir::engine::{CompileOptions, EngineError};
-use paring_ir::observe::observe;
+use paring_ir::observe::{Mask, observe};
 use paring_ir::schema;
 use paring_ir::{Graph, NewOp, OpId, PassContext, PassError, Port, Tensor, ValueId};
 
@@ -316,10 +316,11 @@ fn measure(
         data,
         Some(SAMPLES),
         options,
-        &mut |_, v, t| {
+        &mut |sample, v, t| {
             cx.check_cancelled().map_err(|_| EngineError::Cancelled)?;
             let image = axes.get(&v).copied().unwrap_or(false);
-            seen.entry(v).or_default().add(t, image);
+            let mask = Mask::of(&model.graph, sample).filter(|_| !image);
+            seen.entry(v).or_default().add(t, mask.as_ref(), image);
             Ok(())
         },
     );
@@ -331,9 +332,10 @@ fn measure(
 }
 
 impl Channels {
-    fn add(&mut self, t: &Tensor, image: bool) {
+    fn add(&mut self, t: &Tensor, mask: Option<&Mask>, image: bool) {
         let Some(all) = t.to_f32s() else { return };
         let dims = t.dims();
+        let all = Mask::counted(mask, dims, &all);
         let (channels, inner) = match (image, dims) {
             (true, [_, c, rest @ ..]) => (*c, rest.iter().product::<usize>()),
             (false, [.., c]) => (*c, 1),

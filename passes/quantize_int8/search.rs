@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use paring_ir::engine::{CompileOptions, Cut, Engine, EngineError, Plan, Sample};
+use paring_ir::engine::{CompileOptions, Cut, DataSource, Engine, EngineError, Plan, Sample};
+use paring_ir::observe::Mask;
 use paring_ir::{Model, OpId, PassContext, PassError, Tensor};
 
 /// Samples that layers are measured on one by one.
@@ -15,6 +16,8 @@ const KEPT_BYTES: usize = 64 << 20;
 pub(crate) struct Score {
     /// Signal to noise of the worst output, in dB.
     pub(crate) sqnr_db: f64,
+    /// The same with a standard error more noise, as samples differ.
+    pub(crate) least_db: f64,
     /// Points of top-1 accuracy lost, where there are labels.
     pub(crate) drop: Option<f64>,
 }
@@ -34,9 +37,10 @@ impl<'a> Meter<'a> {
     pub(crate) fn new(
         cx: &PassContext<'a>,
         model: &Model,
+        data: Option<&dyn DataSource>,
         samples: Option<usize>,
     ) -> Result<Meter<'a>, PassError> {
-        let (Some(engine), Some(data)) = (cx.engine, cx.data) else {
+        let (Some(engine), Some(data)) = (cx.engine, data) else {
             return Err(PassError::Precondition {
                 found: "there is no data to measure layers on".to_owned(),
                 remedy: "give samples with --data FILE.npz".to_owned(),
@@ -71,16 +75,21 @@ impl<'a> Meter<'a> {
     pub(crate) fn score(&self, cx: &PassContext<'_>, model: &Model) -> Result<Score, PassError> {
         let mut plan = None;
         let outputs = self.runs.first().map_or(0, |r| r.1.len());
-        let mut sums = vec![(0.0f64, 0.0f64); outputs];
+        let mut powers: Vec<Vec<Power>> = vec![Vec::new(); outputs];
         let (mut right, mut were, mut labelled) = (0u64, 0u64, 0u64);
         for (sample, reference) in &self.runs {
             cx.check_cancelled()?;
             let found = run(self.engine, model, &mut plan, sample, self.threads)?;
+            let mask = Mask::of(&model.graph, sample);
             for (i, (a, b)) in reference.iter().zip(&found).enumerate() {
+                let dims = a.dims();
                 if let (true, Some(a), Some(b)) = (a.dtype().is_float(), a.to_f64s(), b.to_f64s()) {
-                    let pairs = || a.iter().zip(&b);
-                    sums[i].0 += a.iter().map(|x| x * x).sum::<f64>();
-                    sums[i].1 += pairs().map(|(x, y)| (x - y) * (x - y)).sum::<f64>();
+                    let counted = |all| Mask::counted(mask.as_ref(), dims, all);
+                    let (a, b) = (counted(&a), counted(&b));
+                    let pairs = || a.iter().zip(b.iter());
+                    let signal = a.iter().map(|x| x * x).sum::<f64>();
+                    let noise = pairs().map(|(x, y)| (x - y) * (x - y)).sum::<f64>();
+                    powers[i].push(Power { signal, noise });
                 }
             }
             if let (Some(labels), Some(a), Some(b)) =
@@ -91,15 +100,50 @@ impl<'a> Meter<'a> {
                 labelled += labels.len() as u64;
             }
         }
-        let db = |&(signal, noise): &(f64, f64)| match noise {
-            _ if signal.is_nan() || noise.is_nan() => -NO_ERROR_DB,
-            0.0 => NO_ERROR_DB,
-            _ => 10.0 * (signal / noise).log10(),
+        let worst = |of: fn(&[Power]) -> f64| {
+            let all = powers.iter().map(|p| of(p));
+            all.fold(NO_ERROR_DB, f64::min)
         };
         Ok(Score {
-            sqnr_db: sums.iter().map(db).fold(NO_ERROR_DB, f64::min),
+            sqnr_db: worst(|p| decibels(noise_share(p))),
+            least_db: worst(|p| decibels(noise_share(p) + standard_error(p))),
             drop: (labelled > 0).then(|| 100.0 * (were as f64 - right as f64) / labelled as f64),
         })
+    }
+}
+
+/// The sums of squares of an output in one run, and of its error.
+#[derive(Clone, Copy, Debug)]
+struct Power {
+    signal: f64,
+    noise: f64,
+}
+
+/// The noise over the signal, over all runs.
+fn noise_share(runs: &[Power]) -> f64 {
+    let sum = |of: fn(&Power) -> f64| runs.iter().map(of).sum::<f64>();
+    let (signal, noise) = (sum(|p| p.signal), sum(|p| p.noise));
+    if noise == 0.0 { 0.0 } else { noise / signal }
+}
+
+/// The standard error of that share, a ratio of two sums over runs that are drawn by chance.
+fn standard_error(runs: &[Power]) -> f64 {
+    let n = runs.len() as f64;
+    let signal: f64 = runs.iter().map(|p| p.signal).sum();
+    if n < 2.0 || signal == 0.0 {
+        return 0.0;
+    }
+    let share = noise_share(runs);
+    let off = |p: &Power| (p.noise - share * p.signal).powi(2);
+    (n / (n - 1.0) * runs.iter().map(off).sum::<f64>()).sqrt() / signal
+}
+
+/// A share of noise as SQNR in dB.
+fn decibels(share: f64) -> f64 {
+    match share {
+        _ if share.is_nan() => -NO_ERROR_DB,
+        0.0 => NO_ERROR_DB,
+        _ => -10.0 * share.log10(),
     }
 }
 
@@ -158,7 +202,7 @@ pub(crate) struct Sensitivity {
 }
 
 /// Limits on the outputs.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Limits {
     pub(crate) min_sqnr_db: Option<f64>,
     pub(crate) max_drop: Option<f64>,
@@ -166,7 +210,7 @@ pub(crate) struct Limits {
 
 impl Limits {
     fn hold(&self, s: &Score) -> bool {
-        let sqnr = self.min_sqnr_db.is_none_or(|l| s.sqnr_db >= l);
+        let sqnr = self.min_sqnr_db.is_none_or(|l| s.least_db >= l);
         let drop = self.max_drop.is_none_or(|l| s.drop.is_some_and(|d| d <= l));
         sqnr && drop
     }

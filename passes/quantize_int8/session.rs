@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use faer::Mat;
 use paring_ir::analysis::Shapes;
+use paring_ir::engine::DataSource;
 use paring_ir::schema;
 use paring_ir::{
     Changed, Graph, Model, OpId, OptionSet, Pass, PassContext, PassError, Port, Tensor, ValueId,
 };
 use rayon::prelude::*;
 
+use crate::held_out::Part;
 use crate::layers::{Form, Layer, add_to_bias, bias_len, bias_place};
 use crate::moments::{Budget, Job, Moments, collect, moments_bytes, pool};
 use crate::solve::Refit;
@@ -50,6 +52,24 @@ pub(crate) fn quantize(
         );
         return Ok(Changed::No);
     }
+    // What was fitted to some samples is judged by others, or a limit would not hold elsewhere.
+    let limited = limits(options).is_some();
+    match cx.data.filter(|_| limited).and_then(Part::both) {
+        Some((fit, held_out)) => cx.with_data(&fit, |cx| {
+            quantize_judged(options, profile, model, Some(&held_out), cx)
+        }),
+        None => quantize_judged(options, profile, model, cx.data, cx),
+    }
+}
+
+/// Quantizes a model by the data of the context; limits are checked on other data.
+fn quantize_judged(
+    options: &OptionSet<Options>,
+    profile: &Profile,
+    model: &mut Model,
+    judge: Option<&dyn DataSource>,
+    cx: &mut PassContext<'_>,
+) -> Result<Changed, PassError> {
     let mut copy = model.clone();
     prepare(&mut copy, profile, cx)?;
     let mut candidates = choose(options, profile, &copy, cx)?;
@@ -69,7 +89,7 @@ pub(crate) fn quantize(
     equalize(cx, &mut copy, &mut candidates, profile, scope, learned)?;
     let mut session = Session::calibrate(options, profile, copy, candidates, cx)?;
     session.finish_weights(cx)?;
-    let float = session.mixed(cx)?;
+    let float = session.mixed(judge, cx)?;
     let layers: Vec<OpId> = session.candidates.iter().map(|p| p.layer.op).collect();
     let graph = &session.model.graph;
     let float = super::latency::keep_float(whole, &session, graph, &layers, float, cx)?;
@@ -81,6 +101,16 @@ pub(crate) fn quantize(
     session.remark(&all, cx);
     *model = made;
     Ok(Changed::Yes)
+}
+
+/// The limits that the options set on the outputs.
+fn limits(options: &OptionSet<Options>) -> Option<Limits> {
+    let whole = options.whole();
+    let limits = Limits {
+        min_sqnr_db: whole.min_sqnr_db,
+        max_drop: whole.max_accuracy_drop,
+    };
+    (limits != Limits::default()).then_some(limits)
 }
 
 fn grid(profile: &Profile) -> Grid {
@@ -370,18 +400,18 @@ impl<'a> Session<'a> {
     }
 
     /// The layers that stay float for the limits' sake.
-    fn mixed(&self, cx: &mut PassContext<'_>) -> Result<BTreeSet<OpId>, PassError> {
-        let whole = self.options.whole();
-        let limits = Limits {
-            min_sqnr_db: whole.min_sqnr_db,
-            max_drop: whole.max_accuracy_drop,
-        };
-        let limited = limits.min_sqnr_db.is_some() || limits.max_drop.is_some();
-        if !limited && !whole.sensitivity {
+    fn mixed(
+        &self,
+        judge: Option<&dyn DataSource>,
+        cx: &mut PassContext<'_>,
+    ) -> Result<BTreeSet<OpId>, PassError> {
+        let limits = limits(self.options);
+        if limits.is_none() && !self.options.whole().sensitivity {
             return Ok(BTreeSet::new());
         }
-        let samples = limits.max_drop.map(|_| ACCURACY_SAMPLES);
-        let meter = Meter::new(cx, &self.model, samples)?;
+        let by_accuracy = limits.is_some_and(|l| l.max_drop.is_some());
+        let samples = by_accuracy.then_some(ACCURACY_SAMPLES);
+        let meter = Meter::new(cx, &self.model, judge, samples)?;
         let ops: Vec<OpId> = self.candidates.iter().map(|p| p.layer.op).collect();
         let ranking = rank(cx, &meter, self, &ops)?;
         let graph = &self.model.graph;
@@ -392,9 +422,9 @@ impl<'a> Session<'a> {
             );
             cx.applied(graph, s.op, "measured", said);
         }
-        if !limited {
+        let Some(limits) = limits else {
             return Ok(BTreeSet::new());
-        }
+        };
         let Some((float, score)) = keep_float(cx, &meter, self, &ranking, &limits)? else {
             for &op in &ops {
                 cx.missed(
@@ -408,8 +438,8 @@ impl<'a> Session<'a> {
         };
         for s in ranking.iter().filter(|s| float.contains(&s.op)) {
             let why = format!(
-                "it hurts most; the outputs have {:.1} dB now",
-                score.sqnr_db
+                "it hurts most; the outputs have {:.1} dB now, less a standard error {:.1} dB",
+                score.sqnr_db, score.least_db
             );
             cx.missed(graph, s.op, "kept-float", why);
         }

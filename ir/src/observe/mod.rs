@@ -4,6 +4,7 @@
 //! memory does not grow with the samples. A [`Watch`] shows one run at a time, for callers that
 //! run several models side by side.
 
+mod mask;
 mod statistics;
 
 use std::collections::HashSet;
@@ -13,6 +14,7 @@ use crate::graph::ValueId;
 use crate::model::Model;
 use crate::tensor::{Dims, Tensor};
 
+pub use mask::Mask;
 pub use statistics::{Statistics, ValueStatistics, statistics};
 
 /// What [`observe`] could not watch, and what the adapter did.
