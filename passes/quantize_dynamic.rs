@@ -192,8 +192,7 @@ impl QuantizeDynamic {
         let Some(options) = self.options.for_op(graph, op).options() else {
             return Ok(());
         };
-        let grid = Grid::new(options.reduce_range, options.weights);
-        let (bytes, scales) = weight(graph, layer, moments, grid)?;
+        let (bytes, scales) = weight(graph, layer, moments, options)?;
         cx.applied(graph, op, "quantized", format!("{} weights", layer.len()));
         let Some(x) = graph.op(op).input(0) else {
             return Ok(());
@@ -239,10 +238,11 @@ fn weight(
     graph: &Graph,
     layer: &Layer,
     moments: Option<&Moments>,
-    grid: Grid,
+    options: &Options,
 ) -> Result<(Tensor, Tensor), PassError> {
     let gone = || PassError::Bug("a weight is gone".to_owned());
     let weights = layer.matrices(graph.tensor(layer.weight).ok_or_else(gone)?)?;
+    let grid = Grid::of(options.reduce_range, options.weights, &weights);
     let partners = grid.partners(layer);
     let grams = moments.map(|m| m.gram.as_slice());
     let mut rounded = nearest(&weights, grams, grid, &partners, &[]);

@@ -21,7 +21,7 @@ const FLOAT_WINDOWS: f64 = 1.0 / 28.0;
 const INTEGER: f64 = 1.0 / 130.0;
 const PACK: f64 = 0.8;
 /// Windows are laid out one by one, as the engine has no lazy form for bytes.
-const UNFOLD: f64 = 1.4;
+const UNFOLD: f64 = 1.7;
 /// Sums of 32 bits into bytes, with a clamp.
 const REQUANTIZE: f64 = 1.6;
 const QUANTIZE: f64 = 2.4;

@@ -69,6 +69,8 @@ use emit::Ready;
 use find::{Found, Layer};
 use measure::Measure;
 
+use crate::quantize_int8::{MIN_WEIGHT_SQNR_DB, bears_one_scale};
+
 /// See the text at the top of the file.
 #[derive(Debug)]
 pub struct LowerQdq {
@@ -120,15 +122,12 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             engine: Lowering::Tract,
-            min_weight_sqnr_db: 30.0,
+            min_weight_sqnr_db: MIN_WEIGHT_SQNR_DB,
             max_latency_ratio: None,
             only: None,
         }
     }
 }
-
-/// How much worse than all weights together those of one output may be, in dB.
-const WORST_OUTPUT_DB: f64 = 10.0;
 
 impl Pass for LowerQdq {
     const INFO: PassInfo = PassInfo::new(
@@ -286,7 +285,7 @@ impl LowerQdq {
         }
         let one = weights::one_scale(&layer.weight);
         let least = options.min_weight_sqnr_db;
-        let accurate = one.sqnr_db >= least && one.worst_db >= least - WORST_OUTPUT_DB;
+        let accurate = bears_one_scale(one.sqnr_db, one.worst_db, least);
         let (numbers, scales) = match (accurate, is_conv) {
             (true, _) => (one.numbers, vec![one.scale]),
             (false, false) => (layer.weight.numbers.clone(), layer.weight.scales.clone()),

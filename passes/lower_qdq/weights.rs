@@ -1,6 +1,7 @@
 //! Weights and biases in the numbers that integer operators take.
 
 use super::find::{Layer, Params, Weight};
+use crate::quantize_int8::{EXACT_DB, decibels};
 
 /// A weight with one scale, and what that cost.
 #[derive(Clone, Debug)]
@@ -11,9 +12,6 @@ pub(super) struct OneScale {
     pub(super) sqnr_db: f64,
     pub(super) worst_db: f64,
 }
-
-/// No noise at all.
-const EXACT_DB: f64 = 300.0;
 
 /// The same weight with one scale for all outputs.
 pub(super) fn one_scale(w: &Weight) -> OneScale {
@@ -43,12 +41,7 @@ pub(super) fn one_scale(w: &Weight) -> OneScale {
             *sum = (sum.0 + x * x, sum.1 + e * e);
         }
     }
-    let db = |(signal, noise): (f64, f64)| match noise {
-        0.0 => EXACT_DB,
-        // An output without weights has nothing to lose.
-        _ if signal == 0.0 => EXACT_DB,
-        _ => 10.0 * (signal / noise).log10(),
-    };
+    let db = |(signal, noise): (f64, f64)| decibels(signal, noise);
     let all = sums.iter().fold((0.0, 0.0), |a, s| (a.0 + s.0, a.1 + s.1));
     OneScale {
         numbers,

@@ -69,7 +69,10 @@ pub use profile::{
 };
 pub use ranges::{Calibration, Parameters};
 pub(crate) use session::raised;
-pub(crate) use weights::{Grid, damping, learned, nearest, pack, per_axis};
+pub(crate) use weights::{
+    EXACT_DB, Grid, MIN_WEIGHT_SQNR_DB, bears_one_scale, damping, decibels, learned, nearest, pack,
+    per_axis,
+};
 
 /// See the text at the top of the file.
 #[derive(Debug)]
@@ -107,7 +110,8 @@ pub struct Options {
     /// ends in .yaml, or a profile written out.
     #[schemars(extend("x-scope" = "pass", "x-target" = true))]
     pub target: Target,
-    /// Scales of weights: `per-channel` or `per-tensor`; by default as the target wants.
+    /// Scales of weights: `per-channel`, `per-tensor` or `mixed` (one where that adds little
+    /// noise); by default as the target wants.
     #[schemars(extend("x-scope" = "pass"))]
     pub weights: Option<Granularity>,
     /// The element type of activations: `u8` or `s8`; by default as the target wants.

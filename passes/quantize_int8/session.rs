@@ -80,7 +80,7 @@ fn quantize_judged(
         store_tables(options, &mut copy, cx)?;
     }
     let whole = options.whole();
-    let by_default = profile.weights == Granularity::PerTensor;
+    let by_default = profile.weights != Granularity::PerChannel;
     let scope = Scope {
         between: whole.equalize.unwrap_or(by_default),
         smooth: profile.smooth,
@@ -111,10 +111,6 @@ fn limits(options: &OptionSet<Options>) -> Option<Limits> {
         max_drop: whole.max_accuracy_drop,
     };
     (limits != Limits::default()).then_some(limits)
-}
-
-fn grid(profile: &Profile) -> Grid {
-    Grid::new(profile.reduce_range, profile.weights)
 }
 
 /// An operator that says that the model is quantized already.
@@ -288,6 +284,7 @@ type Stored = BTreeMap<(ValueId, Vec<u32>), ValueId>;
 #[derive(Clone, Debug)]
 struct Finished {
     rounded: Rounded,
+    grid: Grid,
     /// What is added to the float bias, by output.
     bias: Option<Vec<f64>>,
 }
@@ -395,10 +392,6 @@ impl<'a> Session<'a> {
         range.unwrap_or((f64::NEG_INFINITY, f64::INFINITY))
     }
 
-    fn grid(&self) -> Grid {
-        grid(self.profile)
-    }
-
     /// The layers that stay float for the limits' sake.
     fn mixed(
         &self,
@@ -491,9 +484,9 @@ impl<'a> Session<'a> {
         let bias =
             bias.filter(|b| b.len() == bias_len(layer) && self.profile.bias == BiasForm::Int32);
         if let Some(bias) = &bias {
-            self.widen_for(bias, &mut rounded, layer, scale)?;
+            widen_for(bias, &mut rounded, layer, (scale, finished.grid));
         }
-        let weight = pack(layer, &rounded, self.grid());
+        let weight = pack(layer, &rounded, finished.grid);
         // Layers that share a weight share what it becomes.
         let key = (
             layer.weight,
@@ -519,40 +512,6 @@ impl<'a> Session<'a> {
         };
         let numbers = bias.iter().enumerate().map(number).collect();
         emit::bias(graph, op, 2, numbers, &scales)
-    }
-
-    /// Rounds the weights of outputs anew whose bias would not fit 32 bits: their scale is tiny.
-    fn widen_for(
-        &self,
-        bias: &[f64],
-        rounded: &mut Rounded,
-        layer: &Layer,
-        scale: f64,
-    ) -> Result<(), PassError> {
-        let floor = |b: f64| (b.abs() / (scale * f64::from(1 << 30))).max(1e-36);
-        let floors: Vec<Vec<f64>> = match self.grid().per_channel {
-            true => bias
-                .chunks(layer.rows.max(1))
-                .map(|c| c.iter().map(|&b| floor(b)).collect())
-                .collect(),
-            false => {
-                let all = bias.iter().map(|&b| floor(b)).fold(0.0, f64::max);
-                vec![vec![all; layer.rows]; layer.blocks]
-            }
-        };
-        for (block, floors) in floors.iter().enumerate().take(rounded.scales.len()) {
-            for (row, &least) in floors.iter().enumerate().take(layer.rows) {
-                let old = rounded.scales[block][row];
-                if old < least {
-                    for c in 0..layer.cols {
-                        let n = &mut rounded.numbers[block][(row, c)];
-                        *n = (*n * old / least).round_ties_even();
-                    }
-                    rounded.scales[block][row] = least;
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Rounds the weights of all layers.
@@ -618,9 +577,12 @@ impl<'a> Session<'a> {
             if of == p.layer.op {
                 continue;
             }
-            if let Some(rounded) = self.finished.get(&of).map(|f| f.rounded.clone()) {
-                let bias = None;
-                self.finished.insert(p.layer.op, Finished { rounded, bias });
+            if let Some(first) = self.finished.get(&of).cloned() {
+                let own = Finished {
+                    bias: None,
+                    ..first
+                };
+                self.finished.insert(p.layer.op, own);
             }
         }
     }
@@ -631,12 +593,13 @@ impl<'a> Session<'a> {
         let tensor = graph.tensor(layer.weight);
         let tensor = tensor.ok_or_else(|| PassError::Bug("a weight is gone".to_owned()))?;
         let weights = layer.matrices(tensor)?;
-        let grid = self.grid();
+        let grid = Grid::of(self.profile.reduce_range, self.profile.weights, &weights);
         let partners = grid.partners(layer);
         let Some(m) = moments else {
             let rounded = nearest(&weights, None, grid, &partners, &[]);
             return Ok(Finished {
                 rounded,
+                grid,
                 bias: None,
             });
         };
@@ -672,7 +635,11 @@ impl<'a> Session<'a> {
             let by_block = (0..layer.blocks).flat_map(|b| refit(b).bias(&rounded.weights(b), m, b));
             by_block.collect()
         });
-        Ok(Finished { rounded, bias })
+        Ok(Finished {
+            rounded,
+            grid,
+            bias,
+        })
     }
 
     /// Says what was quantized.
@@ -680,6 +647,33 @@ impl<'a> Session<'a> {
         for p in layers {
             let message = format!("{} weights", p.layer.len());
             cx.applied(&self.model.graph, p.layer.op, "quantized", message);
+        }
+    }
+}
+
+/// Rounds the weights of outputs anew whose bias would not fit 32 bits: their scale is tiny.
+fn widen_for(bias: &[f64], rounded: &mut Rounded, layer: &Layer, (scale, grid): (f64, Grid)) {
+    let floor = |b: f64| (b.abs() / (scale * f64::from(1 << 30))).max(1e-36);
+    let floors: Vec<Vec<f64>> = match grid.per_channel {
+        true => bias
+            .chunks(layer.rows.max(1))
+            .map(|c| c.iter().map(|&b| floor(b)).collect())
+            .collect(),
+        false => {
+            let all = bias.iter().map(|&b| floor(b)).fold(0.0, f64::max);
+            vec![vec![all; layer.rows]; layer.blocks]
+        }
+    };
+    for (block, floors) in floors.iter().enumerate().take(rounded.scales.len()) {
+        for (row, &least) in floors.iter().enumerate().take(layer.rows) {
+            let old = rounded.scales[block][row];
+            if old < least {
+                for c in 0..layer.cols {
+                    let n = &mut rounded.numbers[block][(row, c)];
+                    *n = (*n * old / least).round_ties_even();
+                }
+                rounded.scales[block][row] = least;
+            }
         }
     }
 }

@@ -42,6 +42,18 @@ impl Grid {
         }
     }
 
+    /// The grid of these weights, which decide where the granularity leaves it open.
+    pub(crate) fn of(range: ReduceRange, granularity: Granularity, weights: &[Mat<f64>]) -> Grid {
+        let mut grid = Grid::new(range, granularity);
+        if granularity == Granularity::Mixed {
+            let none = vec![None; weights.first().map_or(0, Mat::ncols)];
+            let one = nearest(weights, None, grid, &none, &[]);
+            let (all, worst) = one.sqnr_db(weights);
+            grid.per_channel = !bears_one_scale(all, worst, MIN_WEIGHT_SQNR_DB);
+        }
+        grid
+    }
+
     /// For every column of a layer, the column whose product is added to its own in 16 bits.
     pub(crate) fn partners(&self, layer: &Layer) -> Vec<Option<usize>> {
         if self.pairs {
@@ -109,7 +121,45 @@ const SCALES: u32 = 40;
 /// The least scale: weights that are all zero have one too.
 const LEAST_SCALE: f64 = 1e-12;
 
+/// The least SQNR of a weight with one scale, in dB: bytes for the activations add about as much
+/// noise.
+pub(crate) const MIN_WEIGHT_SQNR_DB: f64 = 30.0;
+/// How much worse than the whole weight its worst output may be.
+const WORST_OUTPUT_DB: f64 = 10.0;
+/// No noise at all.
+pub(crate) const EXACT_DB: f64 = 300.0;
+
+/// Whether a weight is accurate enough with one scale, whose SQNR is so much, and that of its worst
+/// output, in dB.
+pub(crate) fn bears_one_scale(sqnr_db: f64, worst_db: f64, least: f64) -> bool {
+    sqnr_db >= least && worst_db >= least - WORST_OUTPUT_DB
+}
+
+/// Signal over noise, in dB. What has no signal has nothing to lose.
+pub(crate) fn decibels(signal: f64, noise: f64) -> f64 {
+    match noise {
+        0.0 => EXACT_DB,
+        _ if signal == 0.0 => EXACT_DB,
+        _ => 10.0 * (signal / noise).log10(),
+    }
+}
+
 impl Rounded {
+    /// Signal over the noise of rounding, in dB: of all weights, and of the worst row.
+    fn sqnr_db(&self, weights: &[Mat<f64>]) -> (f64, f64) {
+        let (mut signal, mut noise, mut worst) = (0.0, 0.0, EXACT_DB);
+        for (b, w) in weights.iter().enumerate() {
+            let rounded = self.weights(b);
+            for (exact, found) in w.row_iter().zip(rounded.row_iter()) {
+                let s: f64 = exact.iter().map(|x| x * x).sum();
+                let pairs = exact.iter().zip(found.iter());
+                let n: f64 = pairs.map(|(x, y)| (x - y) * (x - y)).sum();
+                (signal, noise, worst) = (signal + s, noise + n, decibels(s, n).min(worst));
+            }
+        }
+        (decibels(signal, noise), worst)
+    }
+
     /// The weights that the bytes stand for, of one block.
     pub(crate) fn weights(&self, block: usize) -> Mat<f64> {
         let (numbers, scales) = (&self.numbers[block], &self.scales[block]);

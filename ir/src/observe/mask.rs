@@ -51,9 +51,9 @@ impl Mask {
     /// `[batch, steps]` nor, of two axes, their product.
     pub fn rows(&self, dims: &[usize]) -> Option<Vec<bool>> {
         let (_, outer) = dims.split_last()?;
-        match outer {
-            &[rows] if rows == self.counts.len() => Some(self.counts.clone()),
-            &[batch, steps, ref inner @ ..] if (batch, steps) == (self.batch, self.steps) => {
+        match *outer {
+            [rows] if rows == self.counts.len() => Some(self.counts.clone()),
+            [batch, steps, ref inner @ ..] if (batch, steps) == (self.batch, self.steps) => {
                 let inner = inner.iter().product();
                 let repeated = |&c: &bool| std::iter::repeat_n(c, inner);
                 Some(self.counts.iter().flat_map(repeated).collect())
