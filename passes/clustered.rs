@@ -7,6 +7,9 @@
 //! i = Cast <to = int32> (codes)      pairs = Gather (book, table)      w = Gather (pairs, i)
 //! ```
 //!
+//! The table is stored in bytes too, so what it makes of the centroids looks like weights that are
+//! looked up again. Biases and scales beside them are numbers of 16 bits that are cast and scaled.
+//!
 //! It is known by this pattern, which any file keeps, or for weights that were snapped in place
 //! by their provenance. Computing it ahead would undo it, so `fold-constants` leaves it alone;
 //! pruning or quantizing what is clustered would tear the clusters apart, so that is an error
@@ -43,7 +46,7 @@ impl Expansions {
     pub(crate) fn of(graph: &Graph) -> Result<Expansions, GraphError> {
         let mut out = Expansions::default();
         // Nearly no model has any, and then the order of its operators isn't needed.
-        if !graph.ops().any(|op| starts(graph, op)) {
+        if !graph.ops().any(|op| starts(graph, op).is_some()) {
             return Ok(out);
         }
         let order = graph.topological_order()?;
@@ -98,10 +101,12 @@ impl Expansions {
 
     /// What an operator makes.
     fn result(&mut self, graph: &Graph, op: OpId) -> Option<Kind> {
-        if starts(graph, op) {
-            return Some(Kind::Codes);
-        }
         let o = graph.op(op);
+        match starts(graph, op) {
+            Some(DType::I16) => return Some(Kind::Weights),
+            Some(_) => return Some(Kind::Codes),
+            None => {}
+        }
         if !schema::is_pure_standard(o) {
             return None;
         }
@@ -110,6 +115,11 @@ impl Expansions {
             return match (self.kind(graph, table), self.kind(graph, index)) {
                 (Some(Kind::Constant), Some(Kind::Codes)) if is_float(graph, table) => {
                     self.lookups.insert(op);
+                    Some(Kind::Weights)
+                }
+                // What whole bytes of codes stand for was worked out first.
+                (Some(Kind::Weights), Some(Kind::Codes)) => {
+                    self.lookups.extend(graph.producer(table));
                     Some(Kind::Weights)
                 }
                 (Some(Kind::Constant), Some(Kind::Codes)) => Some(Kind::Codes),
@@ -130,25 +140,32 @@ impl Expansions {
         match (of(Kind::Weights), of(Kind::Codes)) {
             (false, false) => Some(Kind::Constant),
             (false, true) if passes_on("Add") => Some(Kind::Codes),
-            (true, false) if passes_on("Mul") => Some(Kind::Weights),
+            (true, false) if ["Mul", "Add", "Exp"].iter().any(|t| passes_on(t)) => {
+                Some(Kind::Weights)
+            }
             _ => None,
         }
     }
 }
 
-/// Whether codes begin here: a Cast of constant integers of at most eight bits, or of rows of them.
-fn starts(graph: &Graph, op: OpId) -> bool {
+/// The type of the constant where codes or numbers begin: a Cast of constant integers of at most
+/// eight bits, or of rows of them, or of 16 bits to floats.
+fn starts(graph: &Graph, op: OpId) -> Option<DType> {
     let o = graph.op(op);
-    let Some(x) = o.input(0).filter(|_| o.is("Cast")) else {
-        return false;
-    };
+    let x = o.input(0).filter(|_| o.is("Cast"))?;
     let source = match graph.producer(x).map(|p| graph.op(p)) {
         Some(rows) if rows.is("Gather") => rows.input(0),
         Some(_) => None,
         None => Some(x),
     };
-    let tensor = source.and_then(|v| graph.tensor(v));
-    tensor.is_some_and(|t| matches!(t.dtype(), DType::U8 | DType::U4 | DType::U2))
+    let dtype = graph.tensor(source?)?.dtype();
+    let float = i64::from(DType::F32.to_onnx());
+    let whole = source == Some(x) && o.int("to") == Some(float);
+    match dtype {
+        DType::U8 | DType::U4 | DType::U2 => Some(dtype),
+        DType::I16 => Some(dtype).filter(|_| whole),
+        _ => None,
+    }
 }
 
 /// Whether a constant, or what is made of constants, is of floats: the first constant tells.

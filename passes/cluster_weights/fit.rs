@@ -1,6 +1,7 @@
 //! Codes, codebooks and scales of a weight.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use half::{bf16, f16};
 use paring_ir::{DType, PassError};
@@ -115,6 +116,8 @@ pub(super) struct Coded {
     pub(super) scales: Option<Vec<f64>>,
     /// The codes.
     pub(super) codes: Vec<u8>,
+    /// Whether other weights have the same codebook, whose order and centroids stay.
+    pub(super) shared: bool,
 }
 
 impl Coded {
@@ -172,6 +175,9 @@ impl Coded {
     /// Numbers the centroids of each codebook by falling use. Bytes of codes of different weights
     /// then look alike, which lets a compressor describe them all together.
     pub(super) fn by_use(mut self) -> Coded {
+        if self.shared {
+            return self;
+        }
         let by_use = |uses: Vec<u64>| {
             let mut order: Vec<usize> = (0..uses.len()).collect();
             order.sort_by_key(|&code| (std::cmp::Reverse(uses[code]), code));
@@ -234,7 +240,7 @@ pub(super) fn round(dtype: DType, x: f64) -> f64 {
 }
 
 /// How a weight is clustered.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Settings {
     pub(super) bits: u32,
     /// Channels that share a codebook.
@@ -245,10 +251,12 @@ pub(super) struct Settings {
     pub(super) scales: bool,
     /// What a bit of a code costs after compression, in mean squared errors of rounding.
     pub(super) entropy: f64,
+    /// The codebook that the weight shares with others, ascending.
+    pub(super) shared: Option<Arc<[f64]>>,
 }
 
 impl Settings {
-    pub(super) fn clusters(self) -> usize {
+    pub(super) fn clusters(&self) -> usize {
         1 << self.bits
     }
 }
@@ -271,7 +279,7 @@ pub(super) fn exact(
     values: &[f64],
     width: usize,
     dtype: DType,
-    settings: Settings,
+    settings: &Settings,
 ) -> Option<Coded> {
     let mut books = Vec::new();
     for group in values.chunks(group_len(width, settings)) {
@@ -294,13 +302,47 @@ pub(super) fn exact(
         books,
         scales: None,
         codes: Vec::new(),
+        shared: false,
     };
     assign(&mut coded, values);
     Some(coded)
 }
 
-fn group_len(width: usize, settings: Settings) -> usize {
+fn group_len(width: usize, settings: &Settings) -> usize {
     (width * settings.group).max(1)
+}
+
+/// A codebook for weights of channels that are scaled to a mean square of one: that of all their
+/// elements together, given by channel with the elements of each.
+pub(super) fn common_book(
+    weights: &[(Vec<f64>, usize)],
+    keep_zeros: bool,
+    clusters: usize,
+) -> Vec<f64> {
+    let mut numbers: Vec<Weighted> = Vec::new();
+    let mut zeros = false;
+    for (values, width) in weights {
+        for channel in values.chunks((*width).max(1)) {
+            let scale = root_mean_square(channel);
+            for x in channel {
+                zeros |= *x == 0.0;
+                if *x != 0.0 || !keep_zeros {
+                    numbers.push(((x / scale) as f32, 1.0));
+                }
+            }
+        }
+    }
+    let zeros = zeros && keep_zeros;
+    let mut book = match numbers.is_empty() {
+        true => Vec::new(),
+        false => kmeans::centres(&mut numbers, clusters - usize::from(zeros), MAX_POINTS),
+    };
+    if zeros && !book.contains(&0.0) {
+        book.push(0.0);
+    }
+    book.iter_mut().for_each(|x| *x = round(DType::F32, *x));
+    book.sort_by(f64::total_cmp);
+    book
 }
 
 /// Clusters a weight, whose elements are given by channel and finite. `importance` weighs the
@@ -310,7 +352,7 @@ pub(super) fn fit(
     width: usize,
     dtype: DType,
     importance: &Importance,
-    settings: Settings,
+    settings: &Settings,
 ) -> Result<Coded, PassError> {
     let channels = values.len() / width.max(1);
     let mut scales = settings.scales.then(|| {
@@ -334,7 +376,10 @@ pub(super) fn fit(
             points,
         };
         let groups: Vec<usize> = (0..channels.div_ceil(settings.group)).collect();
-        let books: Vec<Vec<f64>> = groups.into_par_iter().map(|g| job.book(g)).collect();
+        let books: Vec<Vec<f64>> = match &settings.shared {
+            Some(book) => groups.iter().map(|_| book.to_vec()).collect(),
+            None => groups.into_par_iter().map(|g| job.book(g)).collect(),
+        };
         let mut next = Coded {
             dtype,
             bits: settings.bits,
@@ -343,6 +388,7 @@ pub(super) fn fit(
             books,
             scales: scales.clone(),
             codes: Vec::new(),
+            shared: settings.shared.is_some(),
         };
         if round == rounds {
             next = next.rounded();
@@ -361,7 +407,12 @@ pub(super) fn fit(
 }
 
 /// Codes and centroids that trade errors for codes that compress well.
-fn thrifty(mut coded: Coded, values: &[f64], importance: &Importance, settings: Settings) -> Coded {
+fn thrifty(
+    mut coded: Coded,
+    values: &[f64],
+    importance: &Importance,
+    settings: &Settings,
+) -> Coded {
     let width = coded.width.max(1);
     let channels = values.len() / width;
     let weight = |at: usize| {
@@ -437,7 +488,7 @@ struct Job<'a> {
     channels: usize,
     importance: &'a Importance,
     scales: Option<&'a [f64]>,
-    settings: Settings,
+    settings: &'a Settings,
     points: usize,
 }
 
@@ -568,6 +619,7 @@ mod tests {
         keep_zeros: true,
         scales: false,
         entropy: 0.0,
+        shared: None,
     };
 
     fn values(n: usize) -> Vec<f64> {
@@ -592,7 +644,7 @@ mod tests {
     #[test]
     fn zeros_have_a_centroid_of_their_own() {
         let values = [0.0, 1.0, 1.1, 0.0, -3.0, 0.0];
-        let coded = fit(&values, 6, DType::F64, &Importance::default(), PLAIN).unwrap();
+        let coded = fit(&values, 6, DType::F64, &Importance::default(), &PLAIN).unwrap();
         let decoded = coded.decoded();
         assert!(
             values
@@ -616,7 +668,7 @@ mod tests {
             ..PLAIN
         };
         let error = |s: Settings| {
-            let coded = fit(&scaled, 64, DType::F32, &Importance::default(), s).unwrap();
+            let coded = fit(&scaled, 64, DType::F32, &Importance::default(), &s).unwrap();
             let small = coded.decoded();
             let off = small
                 .iter()
@@ -625,10 +677,10 @@ mod tests {
                 .map(|(a, b)| (a - b).powi(2));
             off.sum::<f64>()
         };
-        let with = error(settings);
+        let with = error(settings.clone());
         let without = error(Settings {
             scales: false,
-            ..settings
+            ..settings.clone()
         });
         assert!(with < 0.01 * without, "{with} and {without}");
     }
@@ -636,8 +688,8 @@ mod tests {
     #[test]
     fn what_fits_into_the_codebooks_is_exact() {
         let values = [3.0, -1.5, 3.0, 0.1, 0.1, -0.0];
-        let coded = exact(&values, 3, DType::F64, PLAIN).unwrap();
+        let coded = exact(&values, 3, DType::F64, &PLAIN).unwrap();
         assert_eq!(coded.decoded(), values);
-        assert!(exact(&[1.0, 2.0, 3.0], 3, DType::F64, PLAIN).is_none());
+        assert!(exact(&[1.0, 2.0, 3.0], 3, DType::F64, &PLAIN).is_none());
     }
 }

@@ -19,7 +19,7 @@
 //! - `packed-types`: codes in the 4-bit type of opset 21, or the 2-bit type of opset 25.
 //! - `snap`: values change in place. The file keeps its size and compresses well.
 //!
-//! Biases, scales of channels and parameters of normalizations follow as codes of eight bits
+//! Biases, scales of channels and parameters of normalizations follow as numbers of 16 bits
 //! (`vectors`), and tables of positions that are added. In networks that are pruned, codes are
 //! chosen to compress well, too (`entropy`), and numbered by falling use, so that they do.
 //!
@@ -74,7 +74,8 @@ pub struct Options {
     /// calibration data; 8 makes them a quarter and costs next to nothing.
     #[schemars(range(min = 1, max = 8))]
     pub bits: u32,
-    /// Which weights share a codebook.
+    /// Which elements of a weight share a codebook. With 8 bits, small weights whose channels have
+    /// scales share one codebook with each other.
     pub group: Group,
     /// Whether each output channel (of an embedding each row) has a scale that its centroids
     /// are multiplied by. Channels of one weight often differ in size by a factor of a hundred,
@@ -92,8 +93,8 @@ pub struct Options {
     /// 0 takes the codes with the least error; 8 makes up to six times the error, below what
     /// pruning at 70 % has made, for codes that take about a bit less each.
     pub entropy: Entropy,
-    /// Biases, scales and the parameters of normalizations are stored as codes of eight bits,
-    /// where weights are and the file becomes smaller by it.
+    /// Biases, scales of channels and the parameters of normalizations are stored as numbers of 16
+    /// bits, where the file becomes smaller by it.
     #[schemars(extend("x-scope" = "pass"))]
     pub vectors: bool,
     /// With calibration data, make up for rounding errors and fit centroids, scales and biases to
@@ -235,7 +236,7 @@ impl Default for Options {
             vectors: true,
             recover: true,
             sensitive_bits: 8,
-            min_elements: 1024,
+            min_elements: 512,
         }
     }
 }
@@ -463,12 +464,12 @@ impl Target {
         let values = self.values();
         let width = self.order.width();
         let dtype = self.tensor.dtype();
-        if let Some(exact) = fit::exact(&values, width, dtype, self.settings) {
+        if let Some(exact) = fit::exact(&values, width, dtype, &self.settings) {
             self.coded = Some(exact);
             return Ok(());
         }
         let spread = self.spread(importance);
-        self.coded = Some(fit::fit(&values, width, dtype, &spread, self.settings)?);
+        self.coded = Some(fit::fit(&values, width, dtype, &spread, &self.settings)?);
         Ok(())
     }
 
@@ -476,7 +477,7 @@ impl Target {
     fn recover(&mut self, moments: &Moments, graph: &mut Graph) -> Result<(), PassError> {
         let values = self.values();
         let (width, dtype) = (self.order.width(), self.tensor.dtype());
-        if let Some(exact) = fit::exact(&values, width, dtype, self.settings) {
+        if let Some(exact) = fit::exact(&values, width, dtype, &self.settings) {
             self.coded = Some(exact);
             return Ok(());
         }
@@ -490,7 +491,7 @@ impl Target {
             order: &self.order,
             target: &self.tensor,
             moments,
-            settings: self.settings,
+            settings: self.settings.clone(),
             bias,
         };
         let Some(found) = recover::recover(&task)? else {

@@ -1,6 +1,6 @@
 //! Which weights are clustered, and how.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use paring_ir::analysis::Shapes;
@@ -9,7 +9,7 @@ use paring_ir::{
     schema,
 };
 
-use super::fit::{Coded, Importance, Order, Settings};
+use super::fit::{self, Coded, Importance, Order, Settings};
 use super::{Centroids, Entropy, Form, Group, Options, Scales};
 use crate::clustered::is_snapped;
 use crate::layers::{self, Layer};
@@ -21,6 +21,12 @@ const OPERATOR_BYTES: usize = 500;
 /// The first convolution is sensitive when it has at most one in so many elements of all weights.
 const FEW: usize = 32;
 
+/// Weights of so many elements at most share codebooks of 256 centroids: on larger ones a codebook
+/// of their own takes less than a fiftieth of what the codes take.
+const MOST_SHARING: usize = 1 << 16;
+/// With a shared codebook every channel has a scale, which is too much for shorter channels.
+const LEAST_CHANNEL: usize = 9;
+
 /// A weight to cluster.
 pub(super) struct Target {
     /// The first operator that takes it.
@@ -28,6 +34,8 @@ pub(super) struct Target {
     pub(super) weight: ValueId,
     /// The weight as it was.
     pub(super) tensor: Tensor,
+    /// Whether its channels may have scales.
+    pub(super) scalable: bool,
     /// How it is a layer's weight, unless it is the table of an embedding.
     pub(super) layer: Option<Layer>,
     /// The operators that look up its rows, with the rank of the indices.
@@ -112,6 +120,21 @@ impl Target {
             && self.tensor.dtype() == DType::F32
     }
 
+    /// Whether a codebook of its own would take a share of the file that counts, and one in common
+    /// with other weights does.
+    fn can_share(&self) -> bool {
+        let whole = self.settings.group >= self.order.channels();
+        let plain = self.tensor.dtype() == DType::F32 && self.form == Form::Table && !self.steps();
+        let few = self.tensor.len() <= MOST_SHARING && self.order.width() >= LEAST_CHANNEL;
+        self.layer.is_some()
+            && self.scalable
+            && self.settings.bits == 8
+            && whole
+            && plain
+            && few
+            && self.settings.entropy == 0.0
+    }
+
     fn gains(&self) -> bool {
         let books = self.order.channels().div_ceil(self.settings.group);
         let after = self.bytes_of(books, self.settings.scales) + OPERATOR_BYTES;
@@ -150,9 +173,32 @@ impl Plan {
             }
             Err(e) => failed = failed.take().or(Some(e)),
         });
-        match failed {
-            Some(e) => Err(e.into()),
-            None => Ok(Plan { targets }),
+        if let Some(e) = failed {
+            return Err(e.into());
+        }
+        let mut plan = Plan { targets };
+        plan.share();
+        Ok(plan)
+    }
+
+    /// Gives the weights of each graph that are too small for a large codebook of their own one
+    /// together.
+    fn share(&mut self) {
+        let mut by_graph: BTreeMap<GraphId, Vec<&mut Target>> = BTreeMap::new();
+        for t in self.targets.iter_mut().filter(|t| t.can_share()) {
+            by_graph.entry(t.weight.graph()).or_default().push(t);
+        }
+        for mut targets in by_graph.into_values().filter(|t| t.len() > 1) {
+            let weights: Vec<(Vec<f64>, usize)> = (targets.iter())
+                .map(|t| (t.values(), t.order.width()))
+                .collect();
+            let keep_zeros = targets.iter().any(|t| t.settings.keep_zeros);
+            let clusters = targets[0].settings.clusters();
+            let book: Arc<[f64]> = fit::common_book(&weights, keep_zeros, clusters).into();
+            for t in &mut targets {
+                t.settings.scales = true;
+                t.settings.shared = Some(book.clone());
+            }
         }
     }
 
@@ -309,8 +355,10 @@ impl Planner<'_> {
                 keep_zeros: options.keep_zeros,
                 scales: with_scales(options, tensor.dtype(), bits, order.width(), depthwise),
                 entropy: self.entropy(options),
+                shared: None,
             },
             tensor,
+            scalable: options.scales != Scales::None,
             layer: Some(layer),
             lookups: Vec::new(),
             order,
@@ -365,6 +413,7 @@ impl Planner<'_> {
             op,
             weight,
             tensor: table.clone(),
+            scalable: false,
             layer: None,
             lookups,
             settings: Settings {
@@ -373,6 +422,7 @@ impl Planner<'_> {
                 keep_zeros: options.keep_zeros,
                 scales: with_scales(options, table.dtype(), bits, order.width() / 4, false),
                 entropy: self.entropy(options),
+                shared: None,
             },
             order,
             form,
@@ -417,6 +467,7 @@ impl Planner<'_> {
             op,
             weight,
             tensor: table.clone(),
+            scalable: false,
             layer: None,
             lookups: Vec::new(),
             settings: Settings {
@@ -425,6 +476,7 @@ impl Planner<'_> {
                 keep_zeros: options.keep_zeros,
                 scales: false,
                 entropy,
+                shared: None,
             },
             order,
             form: options.form,

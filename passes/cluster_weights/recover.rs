@@ -278,7 +278,7 @@ impl<'a> Work<'a> {
             self.width,
             self.dtype(),
             &importance,
-            self.task.settings,
+            &self.task.settings,
         )
     }
 
@@ -481,6 +481,9 @@ impl<'a> Work<'a> {
 
     /// Centroids that fit best with these codes and scales; those of zero stay.
     fn fit_books(&self, coded: &mut Coded) {
+        if coded.shared {
+            return;
+        }
         let groups: Vec<usize> = (0..coded.books.len()).collect();
         let fitted = groups.into_par_iter().map(|g| {
             let fitted = self.fit_book(coded, g);

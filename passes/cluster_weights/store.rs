@@ -4,7 +4,7 @@
 //! whole: with the codebook `book` and the numbers that the bytes hold, `table`,
 //!
 //! ```text
-//! index = Cast <to = int32> (codes)        rows = Gather (book, table)        256 x 2 at 4 bits
+//! index = Cast <to = int32> (codes)        rows = Gather (book, Cast (table)) 256 x 2 at 4 bits
 //! flat = Gather (rows, index)              w = Reshape (flat, shape)
 //! ```
 //!
@@ -52,6 +52,8 @@ fn parts_of(bits: u32) -> &'static [u32] {
 pub(super) struct Store<'g> {
     pub(super) graph: &'g mut Graph,
     shared: Vec<(Tensor, ValueId)>,
+    /// What bytes of codes stand for, by bits and shift.
+    tables: Vec<((u32, u32), ValueId)>,
     /// The operator that new ones are made from and stand beside.
     anchor: OpId,
     /// What new values are called after.
@@ -73,6 +75,7 @@ impl<'g> Store<'g> {
         Store {
             graph,
             shared: Vec::new(),
+            tables: Vec::new(),
             anchor,
             hint: String::new(),
             steps: false,
@@ -118,9 +121,10 @@ impl<'g> Store<'g> {
         Ok(v)
     }
 
-    pub(super) fn cast(&mut self, v: ValueId) -> Result<ValueId, PassError> {
-        let to = AttrValue::Int(i64::from(DType::I32.to_onnx()));
-        self.op(NewOp::new("Cast").input(v).attr("to", to), "index")
+    pub(super) fn cast(&mut self, v: ValueId, to: DType) -> Result<ValueId, PassError> {
+        let what = if to == DType::I32 { "index" } else { "rows" };
+        let to = AttrValue::Int(i64::from(to.to_onnx()));
+        self.op(NewOp::new("Cast").input(v).attr("to", to), what)
     }
 
     pub(super) fn gather(
@@ -158,14 +162,22 @@ impl<'g> Store<'g> {
         self.common("offsets", Tensor::from_vec([count, 1], all)?)
     }
 
-    /// The table that holds what a byte of codes stands for, times `2^shift`.
+    /// The table that holds what a byte of codes stands for, times `2^shift`: bytes in the file.
     fn table(&mut self, bits: u32, shift: u32) -> Result<ValueId, PassError> {
+        if let Some((_, made)) = self.tables.iter().find(|t| t.0 == (bits, shift)) {
+            return Ok(*made);
+        }
         let per = 8 / bits as usize;
-        let mask = (1i32 << bits) - 1;
-        let all = (0..256i32)
+        let mask = (1u8 << bits) - 1;
+        let all = (0..=255u8)
             .flat_map(|byte| (0..8 / bits).map(move |i| ((byte >> (bits * i)) & mask) << shift));
-        let tensor = Tensor::from_vec([256, per], all.collect::<Vec<i32>>())?;
-        self.common("table", tensor)
+        let tensor = Tensor::from_vec([256, per], all.collect::<Vec<u8>>())?;
+        let bytes = self.graph.add_constant("table", tensor)?;
+        let hint = std::mem::replace(&mut self.hint, "table".to_owned());
+        let made = self.cast(bytes, DType::I32)?;
+        self.hint = hint;
+        self.tables.push(((bits, shift), made));
+        Ok(made)
     }
 
     /// A codebook for each group, filled up to `2^bits` centroids.
@@ -188,7 +200,10 @@ impl<'g> Store<'g> {
             return self.book_of_steps(&dims, &all, size);
         }
         let tensor = tensor(coded.dtype, &dims, &all)?;
-        self.own("book", tensor)
+        match coded.shared {
+            true => self.common("book", tensor),
+            false => self.own("book", tensor),
+        }
     }
 
     /// Codebooks as integers from -127 to 127, of which 0 is 0, times a scale for each.
@@ -234,6 +249,9 @@ impl<'g> Store<'g> {
         dims: &[usize],
         packing: Packing,
     ) -> Result<ValueId, PassError> {
+        if let Some(made) = self.expand_bytes(coded, order, dims, packing)? {
+            return Ok(made);
+        }
         let groups = coded.books.len();
         // One codebook leaves the elements in their order.
         let by_channel = groups > 1;
@@ -278,6 +296,36 @@ impl<'g> Store<'g> {
         self.shaped(flat, coded, order, dims, by_channel)
     }
 
+    /// The weight where a code is a byte: the codes have its shape, and so have the centroids. `None`
+    /// where it takes more.
+    fn expand_bytes(
+        &mut self,
+        coded: &Coded,
+        order: &Order,
+        dims: &[usize],
+        packing: Packing,
+    ) -> Result<Option<ValueId>, PassError> {
+        let plain = packing == Packing::Bytes && coded.bits == 8 && coded.books.len() == 1;
+        let broadcast = coded.scales.as_deref().map(|s| (s, order.broadcast(dims)));
+        let fits = broadcast.as_ref().is_none_or(|(_, dims)| dims.is_some());
+        let single = pieces(coded, 0..1, coded.codes.len(), packing).len() == 1;
+        if !plain || !fits || !single {
+            return Ok(None);
+        }
+        let book = self.books(coded, 0..1)?;
+        let codes = order.in_memory(&coded.codes);
+        let codes = self.own(
+            "codes",
+            Tensor::new(DType::U8, dims.iter().copied(), codes)?,
+        )?;
+        let index = self.cast(codes, DType::I32)?;
+        let made = self.gather(book, index, "looked_up")?;
+        Ok(Some(match broadcast {
+            Some((scales, Some(dims))) => self.scaled(made, coded.dtype, scales, &dims)?,
+            _ => made,
+        }))
+    }
+
     /// Groups of codes looked up, `[groups, codes]` or of more axes.
     fn piece(
         &mut self,
@@ -296,7 +344,7 @@ impl<'g> Store<'g> {
         let many = groups.len() > 1;
         if let Packing::Typed(dtype) = packing {
             let codes = self.own("codes", rows.typed(dtype)?)?;
-            let mut index = self.cast(codes)?;
+            let mut index = self.cast(codes, DType::I32)?;
             let mut book = book;
             if many {
                 let offsets = self.offsets(groups.len(), 1 << bits)?;
@@ -329,7 +377,7 @@ impl<'g> Store<'g> {
         book: ValueId,
     ) -> Result<ValueId, PassError> {
         let codes = self.own("codes", rows.packed(bits, 0, rows.padded(bits))?)?;
-        let mut index = self.cast(codes)?;
+        let mut index = self.cast(codes, DType::I32)?;
         if rows.count > 1 {
             let offsets = self.offsets(rows.count, 256)?;
             index = self.add(index, offsets)?;
@@ -377,7 +425,7 @@ impl<'g> Store<'g> {
         for &bits in parts {
             shift -= bits;
             let codes = self.own("codes", rows.packed(bits, shift, padded)?)?;
-            let index = self.cast(codes)?;
+            let index = self.cast(codes, DType::I32)?;
             let table = self.table(bits, shift)?;
             let part = self.gather(table, index, "part")?;
             let dims: &[i64] = if many {
@@ -477,7 +525,7 @@ impl<'g> Store<'g> {
         let mut sum = None;
         for (&codes, &table) in codes.iter().zip(&tables.parts) {
             let rows = self.gather(codes, indices, "used")?;
-            let mut made = self.cast(rows)?;
+            let mut made = self.cast(rows, DType::I32)?;
             if let Some(table) = table {
                 made = self.gather(table, made, "part")?;
                 made = self.reshape(made, &keep, "part")?;

@@ -24,14 +24,19 @@ fn value(graph: &Graph, v: ValueId, given: Option<&Tensor>) -> Tensor {
     match &**o.op_type() {
         "Cast" => {
             let all = operand(0);
-            let ints: Vec<i32> = all.to_i64s().unwrap().iter().map(|&x| x as i32).collect();
-            Tensor::from_vec(all.dims().iter().copied(), ints).unwrap()
+            let to = DType::from_onnx(o.int("to").unwrap() as i32).unwrap();
+            of(to, all.dims(), &all.to_f64s().unwrap())
         }
         "Gather" => gather(&operand(0), &operand(1), o.int_or("axis", 0) as usize),
         "Reshape" => reshaped(&operand(0), &operand(1)),
         "Slice" => slice(&operand(0), &operand(2), &operand(3)),
         "Add" => broadcast(&operand(0), &operand(1), |a, b| a + b),
         "Mul" => broadcast(&operand(0), &operand(1), |a, b| a * b),
+        "Exp" => {
+            let all = operand(0);
+            let made: Vec<f64> = all.to_f64s().unwrap().iter().map(|x| x.exp()).collect();
+            of(all.dtype(), all.dims(), &made)
+        }
         "Transpose" => swapped(&operand(0), o.ints("perm").unwrap()),
         "Concat" => {
             let all: Vec<f64> = (0..o.input_count())
@@ -544,6 +549,34 @@ fn biases_and_scales_are_stored_together() {
     // None of it is computed ahead again.
     let full = paring_ir::text::PrintOptions::full();
     unchanged::<FoldConstants>("{}", &paring_ir::text::print_model(&made, &full));
+}
+
+#[test]
+fn small_weights_share_a_codebook_of_eight_bits() {
+    let model = r#"<opset_import: ["": 18]> g (float[1,32] x) => (float[1,24] y)
+        <float[32,40] v = random(1), float[40,24] w = random(2)> { h = MatMul (x, v) y = MatMul (h, w) }"#;
+    let given = json!({"bits": 8, "vectors": false});
+    let (made, _) = run::<ClusterWeights>(None, &options(given), model);
+    let graph = &made.graph;
+    let books: Vec<usize> = (graph.initializers())
+        .filter(|v| graph.value(*v).name().starts_with("book"))
+        .map(|v| graph.tensor(v).unwrap().len())
+        .collect();
+    assert_eq!(books, [256]);
+    // The codes have the shape of the weight, so nothing is reshaped.
+    let expected = [
+        "Cast", "Gather", "Mul", "MatMul", "Cast", "Gather", "Mul", "MatMul",
+    ];
+    let mut found = op_types(&made);
+    found.sort();
+    let mut sorted = expected.to_vec();
+    sorted.sort();
+    assert_eq!(found, sorted);
+    let original = parse(model);
+    for name in ["v", "w"] {
+        let of = |g: &Graph| value(g, g.find_value(name).unwrap(), None);
+        assert!(off(&of(graph), &of(&original.graph)) < 1e-4);
+    }
 }
 
 #[test]

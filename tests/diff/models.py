@@ -75,10 +75,10 @@ COUNTS = {
     # recorded nowhere: that each pruned weight is told of must do there.
     ("prune-weights", "pruned"): lambda d: None if weights(d, "cluster-weights") else sum(
         t["sparsity_after"] > t["sparsity_before"] for t in weights(d, "prune-weights")),
-    # The codes of a long weight are expanded in pieces; scales and biases lie together as vectors.
+    # The codes of a long weight are expanded in pieces; the table that unpacks them is not one.
     ("cluster-weights", "clustered"): lambda d: len(
         {re.sub(r"_index(_\d+)?$", "", o["name"]) for o in added(d, "cluster-weights", {"Cast"})
-         if re.search(r"(?<!^vectors)_index(_\d+)?$", o["name"])}),
+         if re.search(r"(?<!^table)_index(_\d+)?$", o["name"])}),
     ("quantize-weights", "quantized"): lambda d: len(weights(d, "quantize-weights")),
     ("factorize-low-rank", "factorized"): lambda d: sum(
         o["name"].endswith("_lowrank") for side in ("added", "changed") for o in d["operators"][side]),
