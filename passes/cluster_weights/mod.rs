@@ -3,9 +3,9 @@
 //! ```text
 //! before   float[2,4] w = {-1.1, 2, 0, 2.1, 1.9, 0, -0.9, -1}      y = MatMul (x, w)
 //! after    uint8[4] w_codes = {32, 33, 18, 0}, float[4] w_book = {-1, 0, 2, 2},
-//!          int32[256,4] table, and at 2 bits
-//!          w_rows = Gather (w_book, table)          w_index = Cast <to = int32> (w_codes)
-//!          w_looked_up = Gather (w_rows, w_index)   w = Reshape (w_looked_up, shape)
+//!          uint8[256,4] table, and at 2 bits
+//!          w_rows = Gather (w_book, Cast (table))   w_index = Cast <to = int32> (w_codes)
+//!          w_wide = Gather (w_rows, w_index)        w = Reshape (w_wide, shape)
 //!          y = MatMul (x, w)
 //! ```
 //!

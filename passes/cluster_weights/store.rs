@@ -319,7 +319,7 @@ impl<'g> Store<'g> {
             Tensor::new(DType::U8, dims.iter().copied(), codes)?,
         )?;
         let index = self.cast(codes, DType::I32)?;
-        let made = self.gather(book, index, "looked_up")?;
+        let made = self.gather(book, index, "wide")?;
         Ok(Some(match broadcast {
             Some((scales, Some(dims))) => self.scaled(made, coded.dtype, scales, &dims)?,
             _ => made,
@@ -351,7 +351,7 @@ impl<'g> Store<'g> {
                 index = self.add(index, offsets)?;
                 book = self.reshape(book, &[-1], "centroids")?;
             }
-            return self.gather(book, index, "looked_up");
+            return self.gather(book, index, "wide");
         }
         let padded = rows.padded(bits);
         let mut made = match parts_of(bits) {
@@ -383,7 +383,7 @@ impl<'g> Store<'g> {
             index = self.add(index, offsets)?;
         }
         let table = self.rows_of_bytes(rows.count > 1, bits, book)?;
-        self.gather(table, index, "looked_up")
+        self.gather(table, index, "wide")
     }
 
     /// What each byte of codes stands for, for each codebook: `[books * 256, codes in a byte]`, or
@@ -441,12 +441,12 @@ impl<'g> Store<'g> {
         }
         let index = sum.ok_or_else(|| PassError::Bug("a code has no parts".to_owned()))?;
         if !many {
-            return self.gather(book, index, "looked_up");
+            return self.gather(book, index, "wide");
         }
         let offsets = self.offsets(rows.count, size)?;
         let index = self.add(index, offsets)?;
         let book = self.reshape(book, &[-1], "centroids")?;
-        self.gather(book, index, "looked_up")
+        self.gather(book, index, "wide")
     }
 
     /// Elements in the shape of the weight, scaled.
@@ -537,7 +537,7 @@ impl<'g> Store<'g> {
         }
         let mut made = sum.ok_or_else(|| PassError::Bug("a code has no parts".to_owned()))?;
         if parts.len() > 1 || coded.bits == 8 {
-            made = self.gather(tables.book, made, "looked_up")?;
+            made = self.gather(tables.book, made, "wide")?;
         }
         if padded_len(width, coded.bits) > width {
             made = self.first(made, i64::try_from(rank).unwrap_or(-1), width)?;

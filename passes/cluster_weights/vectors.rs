@@ -269,7 +269,7 @@ fn take_apart(store: &mut Store<'_>, stack: &Stack, all: ValueId) -> Result<(), 
             store.turn_to(first.op, &name);
         }
         let at = store.common("at", Tensor::scalar(store::signed(i)?))?;
-        let made = store.gather(all, at, "looked_up")?;
+        let made = store.gather(all, at, "wide")?;
         let graph = &mut *store.graph;
         graph.replace_value(v, made)?;
         graph.remove_value(v)?;
