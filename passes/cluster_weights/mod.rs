@@ -15,7 +15,7 @@
 //! bytes and not in latency. Of embeddings only the rows that a run looks up are expanded, when
 //! it runs. Forms (`form`):
 //! - `table`, the default: packed codes of any width and tables, in operators that every engine
-//!   has. Needs opset 10.
+//!   has. Models before opset 10, or 13 for centroids of 8 bits, are upgraded.
 //! - `packed-types`: codes in the 4-bit type of opset 21, or the 2-bit type of opset 25.
 //! - `snap`: values change in place. The file keeps its size and compresses well.
 //!
@@ -54,6 +54,7 @@ use crate::clustered;
 use crate::layers;
 use crate::moments::{self, Budget, Job, Moments};
 use crate::order;
+use crate::quantize_int8::raised;
 use fit::{Coded, Importance};
 use plan::{Plan, Target};
 use recover::Task;
@@ -241,6 +242,9 @@ impl Default for Options {
     }
 }
 
+/// The opset that has a 4-bit type.
+const PACKED_OPSET: i64 = 21;
+
 /// What bits count in pruned networks.
 const THRIFTY: f64 = 8.0;
 
@@ -290,26 +294,14 @@ impl Pass for ClusterWeights {
     fn requires(&self, model: &Model) -> Result<(), PassError> {
         let wants = |graph: &Graph, op: OpId| !self.options.for_op(graph, op).is_skip();
         order::refuse_undoing(model, &Self::INFO, &wants)?;
-        if self.options.whole().centroids == Centroids::Int8 && model.opset() < 13 {
-            return Err(PassError::Precondition {
-                found: format!(
-                    "the model speaks opset {}, and centroids of 8 bits need 13",
-                    model.opset()
-                ),
-                remedy: "run upgrade-opset first, or leave centroids float".to_owned(),
-            });
-        }
-        let (needs, what) = match self.options.whole().form {
-            Form::Snap => return Ok(()),
-            Form::Table => (10, "the form \"table\""),
-            Form::PackedTypes => (21, "the form \"packed-types\""),
-        };
-        if model.opset() >= needs {
+        // Older models are upgraded for tables; for a type that few engines have, that is the user's
+        // choice.
+        if self.options.whole().form != Form::PackedTypes || model.opset() >= PACKED_OPSET {
             return Ok(());
         }
         Err(PassError::Precondition {
             found: format!(
-                "the model speaks opset {}, and {what} needs {needs}",
+                "the model speaks opset {}, and the form \"packed-types\" needs {PACKED_OPSET}",
                 model.opset()
             ),
             remedy: "run upgrade-opset first, or choose another form".to_owned(),
@@ -320,6 +312,19 @@ impl Pass for ClusterWeights {
         let mut plan = Plan::of(&self.options, model, cx)?;
         if plan.is_empty() {
             return Ok(Changed::No);
+        }
+        let whole = self.options.whole();
+        let needed = match (whole.form, whole.centroids) {
+            (Form::Snap, _) => 0,
+            (_, Centroids::Int8) => 13,
+            (_, Centroids::Float) => 10,
+        };
+        if model.opset() < needed {
+            raised(model, needed, cx)?;
+            // Its remarks were made already.
+            let remarks = cx.remarks.clone();
+            plan = Plan::of(&self.options, model, cx)?;
+            cx.remarks = remarks;
         }
         self.fit(model, &mut plan, cx)?;
         let mut totals = Totals::default();

@@ -552,6 +552,17 @@ fn biases_and_scales_are_stored_together() {
 }
 
 #[test]
+fn old_models_are_upgraded_for_centroids_of_8_bits() {
+    let model = MATMUL.replace("\"\": 21", "\"\": 9");
+    for (given, opset) in [(json!({}), 10), (json!({"centroids": "int8"}), 13)] {
+        let (made, _) = run::<ClusterWeights>(None, &options(given), &model);
+        assert_eq!(made.opset(), opset);
+    }
+    let (made, _) = run::<ClusterWeights>(None, &options(json!({"form": "snap"})), &model);
+    assert_eq!(made.opset(), 9);
+}
+
+#[test]
 fn small_weights_share_a_codebook_of_eight_bits() {
     let model = r#"<opset_import: ["": 18]> g (float[1,32] x) => (float[1,24] y)
         <float[32,40] v = random(1), float[40,24] w = random(2)> { h = MatMul (x, v) y = MatMul (h, w) }"#;
