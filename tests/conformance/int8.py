@@ -107,7 +107,14 @@ def outputs(path, data: dict) -> list[np.ndarray]:
     return [np.concatenate([np.atleast_1d(r[k]) for r in runs]) for k in range(len(runs[0]))]
 
 
+def counted(output: np.ndarray, data: dict) -> np.ndarray:
+    """An output without the positions that the mask of a padded sequence leaves out."""
+    mask = data.get("attention_mask")
+    return output if mask is None or output.shape[:2] != mask.shape else output[mask == 1]
+
+
 def score(reference: list, found: list, data: dict) -> dict:
+    reference, found = ([counted(o, data) for o in all] for all in (reference, found))
     noise = sum(float(np.sum((a.astype(np.float64) - b) ** 2)) for a, b in zip(reference, found))
     signal = sum(float(np.sum(a.astype(np.float64) ** 2)) for a in reference)
     out = {"sqnr": 10 * np.log10(signal / noise) if noise else 300.0}
@@ -118,8 +125,9 @@ def score(reference: list, found: list, data: dict) -> dict:
         out["accuracy_f32"] = float(np.mean(a.argmax(-1) == label))
     out["agreement"] = float(np.mean(a.argmax(-1) == b.argmax(-1)))
     if "attention_mask" in data:
-        mask = data["attention_mask"][:, :, None].astype(np.float64)
-        p, q = ((v * mask).sum(1) / mask.sum(1) for v in (a, b))
+        lengths = data["attention_mask"].sum(1)
+        ends = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+        p, q = (np.add.reduceat(v.astype(np.float64), ends) / lengths[:, None] for v in (a, b))
         cosine = (p * q).sum(1) / np.linalg.norm(p, axis=1) / np.linalg.norm(q, axis=1)
         out["cosine"] = float(cosine.mean())
     return out
