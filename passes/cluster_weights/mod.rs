@@ -148,8 +148,9 @@ pub enum Whole {
 #[serde(rename_all = "kebab-case")]
 pub enum Scales {
     /// Where they pay, in single and double precision: for depthwise convolutions, for channels of
-    /// at least 32 elements below 8 bits and of at least 64 at 8 bits, and not with `snap`, whose
-    /// values would be too many to compress.
+    /// at least 32 elements below 8 bits, at 8 bits for channels of at least 64 of which some are
+    /// more than twice as large as others, and not with `snap`, whose values would be too many to
+    /// compress.
     #[default]
     Auto,
     /// Always, in single and double precision.

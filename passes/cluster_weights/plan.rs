@@ -24,8 +24,9 @@ const FEW: usize = 32;
 /// Weights of so many elements at most share codebooks of 256 centroids: on larger ones a codebook
 /// of their own takes less than a fiftieth of what the codes take.
 const MOST_SHARING: usize = 1 << 16;
-/// With a shared codebook every channel has a scale, which is too much for shorter channels.
-const LEAST_CHANNEL: usize = 9;
+/// With a shared codebook every channel has a scale. More of them, in 16 bits, take more than half of
+/// what a codebook takes.
+const MOST_SCALES: usize = 256;
 
 /// A weight to cluster.
 pub(super) struct Target {
@@ -125,13 +126,15 @@ impl Target {
     fn can_share(&self) -> bool {
         let whole = self.settings.group >= self.order.channels();
         let plain = self.tensor.dtype() == DType::F32 && self.form == Form::Table && !self.steps();
-        let few = self.tensor.len() <= MOST_SHARING && self.order.width() >= LEAST_CHANNEL;
+        let few = self.tensor.len() <= MOST_SHARING;
+        let cheap = self.settings.scales || self.order.channels() <= MOST_SCALES;
         self.layer.is_some()
             && self.scalable
             && self.settings.bits == 8
             && whole
             && plain
             && few
+            && cheap
             && self.settings.entropy == 0.0
     }
 
@@ -353,7 +356,8 @@ impl Planner<'_> {
                 bits,
                 group: group.max(1),
                 keep_zeros: options.keep_zeros,
-                scales: with_scales(options, tensor.dtype(), bits, order.width(), depthwise),
+                scales: with_scales(options, tensor.dtype(), bits, order.width(), depthwise)
+                    && (options.scales == Scales::Channels || bits < 8 || differ(&tensor, &order)),
                 entropy: self.entropy(options),
                 shared: None,
             },
@@ -552,6 +556,18 @@ fn widened(wanted: usize, bits: u32, order: &Order) -> usize {
         group = group.saturating_mul(2);
     }
     group.min(order.channels())
+}
+
+/// Whether some channels are more than twice as large as others: the tenth part of each left out.
+/// Where they are alike, 256 centroids fit all of them.
+fn differ(tensor: &Tensor, order: &Order) -> bool {
+    let values = order.by_channel(&tensor.to_f64s().unwrap_or_default());
+    let channels = values.chunks(order.width().max(1));
+    let mut squares: Vec<f64> = channels.map(|c| c.iter().map(|x| x * x).sum()).collect();
+    squares.sort_by(f64::total_cmp);
+    let tenth = squares.len() / 10;
+    let ends = (squares.get(tenth), squares.iter().rev().nth(tenth));
+    matches!(ends, (Some(small), Some(large)) if *large > 4.0 * small)
 }
 
 /// Whether channels get scales; rows of embeddings, whose scales are never stored as codes, only
