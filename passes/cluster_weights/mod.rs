@@ -59,7 +59,7 @@ use fit::{Coded, Importance};
 use plan::{Plan, Target};
 use recover::Task;
 use store::{Packing, Store};
-use vectors::Saved;
+use vectors::{Precision, Saved};
 
 /// See the text at the top of the file.
 #[derive(Debug)]
@@ -616,6 +616,10 @@ fn put(
     let mut store = Store::new(graph, first.op);
     // Where the weights lost nothing, nothing else shall.
     let mut lossy = false;
+    let precision = match targets.iter().any(|t| t.settings.entropy > 0.0) {
+        true => Precision::Coarse,
+        false => Precision::Full,
+    };
     for target in targets {
         cx.check_cancelled()?;
         let Some(coded) = &target.coded else { continue };
@@ -652,7 +656,7 @@ fn put(
     }
     if vectors && lossy {
         let scales = std::mem::take(&mut store.scales);
-        let saved = vectors::put(&mut store, &scales)?;
+        let saved = vectors::put(&mut store, &scales, precision)?;
         totals.vectors.vectors += saved.vectors;
         totals.vectors.before += saved.before;
         totals.vectors.after += saved.after;

@@ -89,13 +89,17 @@ impl Stack {
 
 /// Stores the vectors of a graph as numbers of 16 bits, where that makes it smaller. `scales` are those that
 /// clustered weights have.
-pub(super) fn put(store: &mut Store<'_>, scales: &[ValueId]) -> Result<Saved, PassError> {
+pub(super) fn put(
+    store: &mut Store<'_>,
+    scales: &[ValueId],
+    precision: Precision,
+) -> Result<Saved, PassError> {
     let mut saved = Saved::default();
     store.hint("vectors");
     for stack in stacks(store.graph, scales) {
         match stack.kind {
-            Kind::Scales => put_scales(store, &stack)?,
-            Kind::Learned => put_learned(store, &stack)?,
+            Kind::Scales => put_scales(store, &stack, precision)?,
+            Kind::Learned => put_learned(store, &stack, precision)?,
         }
         saved.add(&stack);
     }
@@ -203,15 +207,32 @@ fn logarithms(graph: &Graph, v: ValueId) -> Option<Vec<f64>> {
     positive.then(|| all.iter().map(|x| x.ln()).collect())
 }
 
-/// The largest number of 16 bits.
-const MOST: f64 = 32767.0;
+/// How many different numbers are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Precision {
+    /// As many as 16 bits can.
+    Full,
+    /// As many as 7 bits can, so that the numbers compress well: for weights whose codes were chosen
+    /// to, and which have errors of their own that are larger.
+    Coarse,
+}
 
-fn number(x: f64) -> i16 {
-    x.round_ties_even().clamp(-MOST, MOST) as i16
+impl Precision {
+    /// The largest number.
+    fn most(self) -> f64 {
+        match self {
+            Precision::Full => 32767.0,
+            Precision::Coarse => 63.0,
+        }
+    }
+
+    fn number(self, x: f64) -> i16 {
+        x.round_ties_even().clamp(-self.most(), self.most()) as i16
+    }
 }
 
 /// Puts scales of channels into the graph by their logarithms.
-fn put_scales(store: &mut Store<'_>, stack: &Stack) -> Result<(), PassError> {
+fn put_scales(store: &mut Store<'_>, stack: &Stack, precision: Precision) -> Result<(), PassError> {
     let members = stack.members.iter();
     let all: Vec<f64> = members
         .flat_map(|&v| logarithms(store.graph, v).unwrap_or_default())
@@ -222,8 +243,14 @@ fn put_scales(store: &mut Store<'_>, stack: &Stack) -> Result<(), PassError> {
             (a.min(*x), b.max(*x))
         });
     let middle = round(DType::F32, (ends.0 + ends.1) / 2.0);
-    let step = round(DType::F32, ((ends.1 - ends.0) / 2.0 / MOST).max(1e-6));
-    let numbers = all.iter().map(|x| number((x - middle) / step)).collect();
+    let step = round(
+        DType::F32,
+        ((ends.1 - ends.0) / 2.0 / precision.most()).max(1e-6),
+    );
+    let numbers = all
+        .iter()
+        .map(|x| precision.number((x - middle) / step))
+        .collect();
     let rows = put_rows(store, stack, numbers)?;
     let mut constant = |what: &str, x: f64| store.own(what, store::tensor(DType::F32, &[], &[x])?);
     let (step, middle) = (constant("step", step)?, constant("middle", middle)?);
@@ -235,15 +262,19 @@ fn put_scales(store: &mut Store<'_>, stack: &Stack) -> Result<(), PassError> {
 }
 
 /// Puts what layers learned into the graph.
-fn put_learned(store: &mut Store<'_>, stack: &Stack) -> Result<(), PassError> {
+fn put_learned(
+    store: &mut Store<'_>,
+    stack: &Stack,
+    precision: Precision,
+) -> Result<(), PassError> {
     let mut numbers = Vec::with_capacity(stack.len() * stack.members.len());
     let mut scales = Vec::with_capacity(stack.members.len());
     for &v in &stack.members {
         let all = elements(store.graph, v);
         let largest = all.iter().fold(0.0f64, |m, x| m.max(x.abs()));
-        let scale = round(DType::F32, largest / MOST);
+        let scale = round(DType::F32, largest / precision.most());
         let scale = if scale > 1e-30 { scale } else { 1.0 };
-        numbers.extend(all.iter().map(|x| number(x / scale)));
+        numbers.extend(all.iter().map(|x| precision.number(x / scale)));
         scales.push(scale);
     }
     let rows = put_rows(store, stack, numbers)?;

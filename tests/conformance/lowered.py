@@ -141,7 +141,7 @@ MADE = {
 
 
 def batch_of(i) -> int:
-    return i.shape[0] if isinstance(i.shape[0], int) else 1
+    return i.shape[0] if i.shape and isinstance(i.shape[0], int) else 1
 
 
 def random_samples(model: pathlib.Path) -> dict:
@@ -149,7 +149,8 @@ def random_samples(model: pathlib.Path) -> dict:
     out, random = {}, np.random.default_rng(1)
     for i in int8.session(model).get_inputs():
         dims = [d if isinstance(d, int) else 32 for d in i.shape]
-        dims[0] = batch_of(i) * (SAMPLES if batch_of(i) == 1 else SAMPLES // 4)
+        if dims:
+            dims[0] = batch_of(i) * (SAMPLES if batch_of(i) == 1 else SAMPLES // 4)
         kind = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}.get(i.type, np.float32)
         data = random.normal(size=dims) if kind is np.float32 else random.integers(0, 2, size=dims)
         out[i.name] = data.astype(kind)
