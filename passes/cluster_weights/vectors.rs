@@ -1,8 +1,8 @@
 //! Biases, scales of channels and parameters of normalizations in fewer bytes.
 //!
 //! Once the weights are clustered, a small network has about as many bytes in these. Those of one
-//! shape are stacked, as whole numbers of 16 bits: an error of a hundredth in scales and of a
-//! hundredth of the largest bias, which 8 bits make, cost a text recognizer 9 dB.
+//! shape are stacked, as whole numbers of 16 bits. With 8 bits a scale, or the largest bias, is off by
+//! up to a hundredth, which cost a text recognizer 9 dB.
 //!
 //! What layers learn has a scale for each vector:
 //!
@@ -87,8 +87,8 @@ impl Stack {
     }
 }
 
-/// Stores the vectors of a graph as numbers of 16 bits, where that makes it smaller. `scales` are those that
-/// clustered weights have.
+/// Stores the vectors of a graph as numbers of 16 bits, where that makes it smaller. `scales` are
+/// those that clustered weights have.
 pub(super) fn put(
     store: &mut Store<'_>,
     scales: &[ValueId],
