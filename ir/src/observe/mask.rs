@@ -8,6 +8,10 @@ use std::borrow::Cow;
 
 use crate::engine::Sample;
 use crate::graph::Graph;
+use crate::tensor::DType;
+
+/// What the names of masks end in that hold 1 where a token is.
+const NAMES: [&str; 2] = ["attention_mask", "input_mask"];
 
 /// The positions of a run that count.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,16 +22,20 @@ pub struct Mask {
 }
 
 impl Mask {
-    /// The mask among the inputs of a run: the first of two axes, `[batch, steps]`, in whole numbers
-    /// or truth values, that has `mask` in its name and holds 0 and 1 only. `None` where there is
-    /// none, or where every position counts or no position does.
+    /// The mask among the inputs of a run: the first of two axes, `[batch, steps]`, in whole numbers,
+    /// whose name ends in `attention_mask` or `input_mask` and that holds 0 and 1 only. `None` where
+    /// there is none, or where every position counts or no position does.
+    ///
+    /// These names and numbers stand for tokens wherever they are used. Other masks are not taken:
+    /// in a `key_padding_mask`, and in most masks of truth values, 1 stands for what was filled up.
     pub fn of(graph: &Graph, sample: &Sample) -> Option<Mask> {
         let mut inputs = graph.inputs().iter().zip(&sample.inputs);
         inputs.find_map(|(&v, tensor)| {
             let &[batch, steps] = tensor.dims() else {
                 return None;
             };
-            let named = graph.value(v).name().to_ascii_lowercase().contains("mask");
+            let name = graph.value(v).name().to_ascii_lowercase();
+            let named = NAMES.iter().any(|n| name.ends_with(n)) && tensor.dtype() != DType::Bool;
             let all = tensor.to_i64s().filter(|_| named)?;
             let counts: Vec<bool> = all.iter().map(|&x| x == 1).collect();
             let binary = all.iter().all(|&x| x == 0 || x == 1);
@@ -91,11 +99,15 @@ mod tests {
     use crate::text::parse_model;
 
     fn mask(numbers: [i64; 6]) -> Option<Mask> {
+        named("attention_mask", numbers)
+    }
+
+    fn named(name: &str, numbers: [i64; 6]) -> Option<Mask> {
         let text = r#"<ir_version: 8, opset_import: ["" : 17]>
-            g (int64[b,s] input_ids, int64[b,s] attention_mask) => (int64[b,s] y) {
-                y = Add (input_ids, attention_mask)
+            g (int64[b,s] input_ids, int64[b,s] NAME) => (int64[b,s] y) {
+                y = Add (input_ids, NAME)
             }"#;
-        let model = parse_model(text).unwrap();
+        let model = parse_model(&text.replace("NAME", name)).unwrap();
         let tensor = |n: [i64; 6]| Tensor::from_vec([2, 3], n.to_vec()).unwrap();
         let sample = Sample {
             inputs: vec![tensor([0, 1, 0, 1, 1, 0]), tensor(numbers)],
@@ -136,5 +148,8 @@ mod tests {
         assert_eq!(mask([1, 2, 0, 1, 0, 0]), None);
         assert_eq!(mask([1; 6]), None);
         assert_eq!(mask([0; 6]), None);
+        // Here 1 stands for padding.
+        assert_eq!(named("key_padding_mask", [1, 1, 0, 1, 0, 0]), None);
+        assert!(named("bert_input_mask", [1, 1, 0, 1, 0, 0]).is_some());
     }
 }
